@@ -1,0 +1,1 @@
+"""The submission, one folder a team, in the organisers' layout."""

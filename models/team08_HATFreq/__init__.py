@@ -1,0 +1,27 @@
+"""HATFreq, team 08 of the NTIRE 2025 Image Super-Resolution (x4) challenge.
+
+    from models.team08_HATFreq import build_model
+    model = build_model("light")
+
+The folder stands alone: with `model_zoo/team08_HATFreq` it runs inside the organisers' repository.
+"""
+
+from .network import PRESETS, HATConfig, HATFreq, override
+
+__all__ = ["PRESETS", "HATConfig", "HATFreq", "build_model", "override"]
+
+
+def build_model(preset: str, frequency: str = "both", scale: int = 4) -> HATFreq:
+    """A HATFreq with fresh weights, ready for `load_state_dict`.
+
+    Args:
+        preset: `light`, `small`, `base` or `large`; without fusion the last three are HAT-S, HAT and HAT-L.
+        frequency: `both`, `global`, `window`, `identity` (the ablation's control) or `none` (plain HAT).
+        scale: 2, 3 or 4.
+
+    Raises:
+        ValueError: an unknown preset, frequency or scale.
+    """
+    if preset not in PRESETS:
+        raise ValueError(f"unknown preset {preset!r}: choose from {', '.join(PRESETS)}")
+    return HATFreq(override(PRESETS[preset], {"frequency": frequency, "scale": scale}))

@@ -1,0 +1,150 @@
+"""The two attention paths against each other, and their tables and masks against brute force."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from models.team08_HATFreq.attention import (
+    MASKED,
+    OverlappingAttention,
+    WindowAttention,
+    attend,
+    merge,
+    overlapping_index,
+    partition,
+    self_attention_index,
+    shift_masks,
+)
+
+
+def test_partition_golden_and_round_trip() -> None:
+    x = torch.arange(16.0).view(1, 4, 4, 1)
+    windows = partition(x, 2)
+    assert windows.shape == (1, 2, 2, 4, 1)
+    assert windows[0, 0, 1, :, 0].tolist() == [2, 3, 6, 7]
+    assert windows[0, 1, 0, :, 0].tolist() == [8, 9, 12, 13]
+    assert torch.equal(merge(windows, 2), x)
+    y = torch.rand(2, 12, 20, 3)
+    assert torch.equal(merge(partition(y, 4), 4), y)
+
+
+def test_self_attention_index_by_hand() -> None:
+    # Window 2: offsets of -1, 0, 1 on each axis; row = (dy + 1) * 3 + dx + 1.
+    assert self_attention_index(2).tolist() == [[4, 3, 1, 0], [5, 4, 2, 1], [7, 6, 4, 3], [8, 7, 5, 4]]
+
+
+def test_overlapping_index_reaches_every_row_once_per_offset() -> None:
+    index = overlapping_index(4, 6)
+    assert index.shape == (16, 36)
+    rows = index % (4 + 6 - 1) ** 2  # negative rows count from the end
+    offsets = {}
+    for query in range(16):
+        for key in range(36):
+            offset = (key // 6 - query // 4, key % 6 - query % 4)
+            assert offsets.setdefault(offset, rows[query, key].item()) == rows[query, key]
+    assert len(offsets) == len(set(offsets.values())) == 81
+
+
+@pytest.mark.parametrize("grid", [(1, 1), (2, 3), (1, 2)])
+def test_shift_masks_equal_labelled_regions(grid: tuple[int, int]) -> None:
+    window, shift = 4, 2
+    gh, gw = grid
+    # After the shift, the last `shift` rows (columns) come from the opposite edge: another region.
+    y, x = torch.arange(gh * window), torch.arange(gw * window)
+    labels = (y >= gh * window - shift).int()[:, None] * 2 + (x >= gw * window - shift).int()[None]
+    label = partition(labels[None, :, :, None], window)[0, ..., 0]  # gh gw n
+    expected = torch.where(label[..., :, None] == label[..., None, :], 0.0, MASKED)
+    masks = shift_masks(window, shift, torch.device("cpu"))
+    for i in range(gh):
+        for j in range(gw):
+            assert torch.equal(masks[int(i == gh - 1), int(j == gw - 1)], expected[i, j])
+
+
+@pytest.mark.parametrize("d", [8, 10, 30, 32])
+@pytest.mark.parametrize("m", [16, 36])
+def test_attend_equals_its_formula(d: int, m: int) -> None:
+    torch.manual_seed(d)
+    q, k, v = torch.randn(3, 2, 16, d), torch.randn(3, 2, m, d), torch.randn(3, 2, m, d)
+    bias = torch.randn(2, 16, m)
+    expected = torch.softmax(q.double() @ k.double().mT / d**0.5 + bias.double(), -1) @ v.double()
+    for fused in (True, False):
+        torch.testing.assert_close(attend(q, k, v, bias, fused).double(), expected, rtol=0, atol=2e-6)
+
+
+def gradients(module: torch.nn.Module, inputs: list[Tensor], weight: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """The output, and the gradients of sum(output * weight) for the floating inputs and every parameter."""
+    leaves = [t for t in inputs if t.is_floating_point()] + list(module.parameters())
+    out = module(*inputs)
+    return out.detach(), list(torch.autograd.grad((out * weight).sum(), leaves))
+
+
+def assert_paths_agree(fused: torch.nn.Module, plain: torch.nn.Module, inputs: list[Tensor], shape: tuple) -> None:
+    weight = torch.randn(shape)
+    out_fused, grad_fused = gradients(fused, inputs, weight)
+    out_plain, grad_plain = gradients(plain, inputs, weight)
+    torch.testing.assert_close(out_fused, out_plain, rtol=0, atol=2e-6)
+    for a, b in zip(grad_fused, grad_plain, strict=True):
+        assert b.abs().max() > 0
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("shift", [0, 2])
+@pytest.mark.parametrize("size", [(4, 4), (8, 12), (4, 8)])
+def test_window_attention_fused_equals_plain(shift: int, size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    fused, plain = (WindowAttention(20, 4, 2, shift, fused=f) for f in (True, False))
+    fused.relative_position_bias_table.data.normal_()
+    plain.load_state_dict(fused.state_dict())
+    x = torch.randn(2, *size, 20, requires_grad=True)
+    assert_paths_agree(fused, plain, [x, self_attention_index(4)], (2, *size, 20))
+
+
+@pytest.mark.parametrize("size", [(4, 4), (8, 12)])
+@pytest.mark.parametrize("overlapping", [4, 6, 8])
+def test_overlapping_attention_fused_equals_plain(size: tuple[int, int], overlapping: int) -> None:
+    torch.manual_seed(0)
+    fused, plain = (OverlappingAttention(20, 4, overlapping, 2, fused=f) for f in (True, False))
+    qkv = torch.randn(2, *size, 60, requires_grad=True)
+    bias = torch.randn(2, 16, overlapping**2, requires_grad=True)
+    assert_paths_agree(fused, plain, [qkv, bias], (2, *size, 20))
+
+
+def test_shifted_attention_keeps_opposite_edges_apart() -> None:
+    torch.manual_seed(0)
+    attention = WindowAttention(8, 4, 2, shift=2)
+    x = torch.randn(1, 8, 8, 8)
+    changed = x.clone()
+    changed[:, 0, 0] += 1  # the corner shares a rolled window with the other three corners
+    difference = (attention(x, self_attention_index(4)) - attention(changed, self_attention_index(4))).abs().amax(-1)[0]
+    assert difference[:2, :2].min() > 0
+    difference[:2, :2] = 0
+    assert difference.max() < 1e-6
+
+
+def test_overlapping_attention_sees_its_margin_and_no_further() -> None:
+    torch.manual_seed(0)
+    attention = OverlappingAttention(8, 4, 6, 2)
+    bias = torch.zeros(2, 16, 36)
+    qkv = torch.randn(1, 8, 8, 24)
+    for column, seen in [(4, True), (5, False)]:  # the first window's keys reach one pixel beyond column 3
+        changed = qkv.clone()
+        changed[:, 1, column, 8:] += 1
+        difference = (attention(qkv, bias) - attention(changed, bias))[0, :4, :4].abs().max()
+        assert (difference > 1e-4) == seen
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_fused_equals_plain_on_cuda_with_gradients(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    tolerance = 1e-4 if dtype == torch.float32 else 3e-2
+    for m in (256, 576):
+        q, k, v = (torch.randn(6, 6, n, 30, device="cuda", dtype=dtype, requires_grad=True) for n in (256, m, m))
+        bias = torch.randn(6, 256, m, device="cuda", requires_grad=True)
+        weight = torch.randn(6, 6, 256, 30, device="cuda", dtype=dtype)
+        results = []
+        for fused in (True, False):
+            out = attend(q, k, v, bias, fused)
+            results.append([out, *torch.autograd.grad((out * weight).sum(), [q, k, v, bias])])
+        for a, b in zip(*results, strict=True):
+            assert ((a - b).norm() / b.norm()).item() < tolerance
