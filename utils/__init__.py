@@ -1,1 +1,1 @@
-"""What test.py, eval.py, train.py and the data curation share: MATLAB's resize, metrics, perceptual scores, pictures."""
+"""What the scripts share: MATLAB's resize, metrics, perceptual scores, pictures."""

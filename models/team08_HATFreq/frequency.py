@@ -51,8 +51,8 @@ class FrequencyFusion(nn.Module):
         self.window_branch = WindowSpectrum(half, window, shifted, transform) if mode != "global" else None
         branches = [self.global_branch, self.window_branch]
         self.fuse = nn.Conv2d(half * sum(branch is not None for branch in branches), dim, 1)
-        nn.init.zeros_(self.fuse.weight)
-        nn.init.zeros_(self.fuse.bias)
+        for parameter in self.fuse.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
         u = self.reduce(x.permute(0, 3, 1, 2))  # b c/2 h w

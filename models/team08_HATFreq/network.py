@@ -135,7 +135,11 @@ def override(config: HATConfig, changes: dict[str, Any]) -> HATConfig:
 
 
 class HATFreq(nn.Module):
-    """Image in, enlarged image out: float `b 3 h w` in [0, 1] -> `b 3 h*scale w*scale`, not clamped, for any h, w >= 1."""
+    """Float `b 3 h w` in [0, 1] -> the enlarged image, `b 3 h*scale w*scale`, not clamped; for any h, w >= 1."""
+
+    mean: Tensor
+    relative_position_index_SA: Tensor
+    relative_position_index_OCA: Tensor
 
     def __init__(self, config: HATConfig) -> None:
         super().__init__()
@@ -153,13 +157,8 @@ class HATFreq(nn.Module):
             self.upsample = pixelshuffle(c.scale, c.num_feat)
             self.conv_last = nn.Conv2d(c.num_feat, 3, 3, padding=1)
         else:
-            self.upsample = nn.Sequential(
-                nn.Conv2d(c.embed_dim, 3 * c.scale**2, 3, padding=1), nn.PixelShuffle(c.scale)
-            )
+            self.upsample = pixelshuffledirect(c.scale, c.embed_dim)
         self.apply(_initialise_linear)
-        if c.upsampler == "pixelshuffledirect":  # training starts at the nearest-neighbour enlargement
-            nn.init.zeros_(self.upsample[0].weight)
-            nn.init.zeros_(self.upsample[0].bias)
 
     def forward(self, lq: Tensor) -> Tensor:
         h, w = lq.shape[-2:]
@@ -202,7 +201,7 @@ class AttentionGroup(nn.Module):
 
 
 class AttentionBlocks(nn.Module):
-    """The hybrid attention blocks of a group and the overlapping cross-attention that ends it: `b h w c` -> `b h w c`."""
+    """A group's hybrid attention blocks and the overlapping cross-attention that ends it: `b h w c` -> `b h w c`."""
 
     def __init__(self, config: HATConfig, number: int) -> None:
         super().__init__()
@@ -313,8 +312,19 @@ def pixelshuffle(scale: int, num_feat: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
+def pixelshuffledirect(scale: int, dim: int) -> nn.Sequential:
+    """One convolution to all subpixels, `b dim h w` -> `b 3 h*scale w*scale`; zero at first.
+
+    Training then starts at the nearest-neighbour enlargement, to which the result is added.
+    """
+    conv = nn.Conv2d(dim, 3 * scale**2, 3, padding=1)
+    for parameter in conv.parameters():
+        nn.init.zeros_(parameter)
+    return nn.Sequential(conv, nn.PixelShuffle(scale))
+
+
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
-    """Pad `b c h w` at the bottom and right to a multiple; reflected if the axis is long enough, else the edge repeated."""
+    """Pad `b c h w` at the bottom and right to a multiple: reflected where the axis is long enough, else repeated."""
     h, w = x.shape[-2:]
     for axis, (size, pad) in enumerate([(w, -w % multiple), (h, -h % multiple)]):
         if pad:
