@@ -105,10 +105,12 @@ class HATConfig:
 
 PRESETS: dict[str, HATConfig] = {
     "light": HATConfig(
-        embed_dim=48,
+        embed_dim=32,
         depths=(4, 4, 4),
-        num_heads=(3, 3, 3),
-        squeeze_factor=12,
+        num_heads=(2, 2, 2),
+        window_size=8,
+        compress_ratio=1,
+        squeeze_factor=8,
         conv_scale=1.0,
         drop_path_rate=0.0,
         upsampler="pixelshuffledirect",
