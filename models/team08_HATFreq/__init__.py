@@ -6,9 +6,10 @@
 The folder stands alone: with `model_zoo/team08_HATFreq` it runs inside the organisers' repository.
 """
 
+from .io import main
 from .network import PRESETS, HATConfig, HATFreq, override
 
-__all__ = ["PRESETS", "HATConfig", "HATFreq", "build_model", "override"]
+__all__ = ["PRESETS", "HATConfig", "HATFreq", "build_model", "main", "override"]
 
 
 def build_model(preset: str, frequency: str = "both", scale: int = 4) -> HATFreq:

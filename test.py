@@ -1,0 +1,142 @@
+"""Restore folders of low-resolution images x4, with the organisers' flags.
+
+    python test.py --test_dir DIV2K_test_LR_bicubic/X4 --save_dir results            # the submission: x8 ensemble, fp32
+    python test.py --test_dir my_photographs --save_dir results --ensemble 1         # eight times faster
+
+Writes `save_dir/08_HATFreq/test/*.png` (and `valid/` for --valid_dir) with a record of how they were made. The same
+command goes on where a run was stopped.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+
+Restore = Callable[..., None]
+
+
+def select_model(args: argparse.Namespace) -> tuple[Restore, str | None, str]:
+    """The restoring function of a model id, its weights and the name of its results.
+
+    Raises:
+        ValueError: no model has this id.
+    """
+    model_id = args.model_id
+    if model_id == 0:
+        from models.team00_Bicubic import main as restore_bicubic
+
+        return partial(restore_bicubic, overwrite=args.overwrite), None, f"{model_id:02}_Bicubic"
+    elif model_id == 8:
+        from models.team08_HATFreq import main as restore_hatfreq
+
+        options = {
+            "preset": args.preset,
+            "precision": args.precision,
+            "tile": args.tile,
+            "tile_overlap": args.tile_overlap,
+            "ensemble": args.ensemble,
+            "overwrite": args.overwrite,
+        }
+        weights = args.weights or str(Path(__file__).parent / "model_zoo" / "team08_HATFreq")
+        return partial(restore_hatfreq, **options), weights, f"{model_id:02}_HATFreq"
+    raise ValueError(f"model {model_id} does not exist: 0 is bicubic, 8 is HATFreq")
+
+
+def run(
+    model_func: Restore,
+    model_name: str,
+    model_dir: str | None,
+    data_dir: str,
+    save_dir: str,
+    mode: str,
+    device: torch.device,
+) -> None:
+    """Restore one folder and print the time it took, with reading and writing."""
+    start = time.perf_counter()
+    model_func(
+        model_dir=model_dir, input_path=data_dir, output_path=str(Path(save_dir) / model_name / mode), device=device
+    )
+    print(f"Model {model_name} runtime (Including I/O): {1000 * (time.perf_counter() - start):.1f} ms")
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line; the first four flags are the organisers'."""
+    parser = argparse.ArgumentParser(
+        "test.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("--valid_dir", metavar="DIR", help="folder of low-resolution images; results in valid/")
+    add("--test_dir", metavar="DIR", help="folder of low-resolution images; results in test/")
+    add("--save_dir", metavar="DIR", default="NTIRE2025-ImageSRx4/results", help="default: %(default)s")
+    add("--model_id", type=int, default=8, help="0 bicubic, 8 HATFreq (default)")
+    add("--device", default="auto", help="auto (CUDA if there is one), cpu, cuda or cuda:N")
+    add("--precision", choices=("fp32", "bf16"), default="fp32", help="default: %(default)s")
+    add(
+        "--tile",
+        type=tile_size,
+        default=None,
+        metavar="auto|N|0",
+        help="side of a tile in LR pixels; 0: whole image; auto (default): the largest that fits into memory",
+    )
+    add("--tile_overlap", type=int, default=32, metavar="N", help="LR pixels shared by tiles (default: %(default)s)")
+    add("--ensemble", type=int, choices=(1, 8), default=8, help="8: self-ensemble (default); 1: single pass")
+    add(
+        "--preset",
+        choices=("light", "small", "base", "large"),
+        default=None,
+        help="which weights of model_zoo/team08_HATFreq (default: light, the ones that ship)",
+    )
+    add("--weights", metavar="FILE", help="a weights file instead, ours or an official HAT's; its shape is read off it")
+    add("--overwrite", action="store_true", help="restore anew what has been restored already")
+    args = parser.parse_args(argv)
+    if not (args.valid_dir or args.test_dir):
+        parser.error("name a folder of low-resolution images with --test_dir or --valid_dir")
+    return args
+
+
+def tile_size(text: str) -> int | None:
+    """`auto` -> None, a number -> itself."""
+    if text == "auto":
+        return None
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"'auto' or a number of pixels, 0 for the whole image; got {text!r}")
+    return int(text)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that a name stands for.
+
+    Raises:
+        ValueError: not a device, or CUDA where there is none.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name) if name.split(":")[0] in ("cpu", "cuda") else None
+    if device is None:
+        raise ValueError(f"--device must be auto, cpu, cuda or cuda:N, got {name!r}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"--device {name}: PyTorch sees {torch.cuda.device_count()} CUDA devices; use --device cpu")
+    return device
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Restore the folders named; 0 if every image was restored, else 1 with the reasons on stderr."""
+    args = parse_arguments(argv)
+    try:
+        device = choose_device(args.device)
+        model_func, model_dir, model_name = select_model(args)
+        for mode, folder in (("valid", args.valid_dir), ("test", args.test_dir)):
+            if folder:
+                run(model_func, model_name, model_dir, folder, args.save_dir, mode, device)
+    except (ValueError, RuntimeError, OSError) as error:
+        print(f"test.py: error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
