@@ -1,7 +1,7 @@
 """PSNR and SSIM on the luma channel, as the challenge's organisers compute them.
 
-The luma is BT.601's, Y = 16 + 65.481 R + 128.553 G + 24.966 B with R, G, B in [0, 1]; it is not rounded, which would cost
-0.03 dB at 35 dB. Source: utils/utils_image.py of the organisers' repository (zhengchen1999/NTIRE2025_ImageSR_x4).
+The luma is BT.601's, Y = 16 + 65.481 R + 128.553 G + 24.966 B with R, G, B in [0, 1]; it is not rounded, which would
+cost 0.03 dB at 35 dB. Source: utils/utils_image.py of the organisers' repository (zhengchen1999/NTIRE2025_ImageSR_x4).
 """
 
 import math

@@ -5,7 +5,6 @@ silently cut to eight bits.
 """
 
 import os
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,12 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-MAX_PIXELS = 100_000_000  # an LR image of 10,000 x 10,000; beyond it a file is taken for a decompression bomb
+MAX_PIXELS = 80_000_000  # more is taken for a decompression bomb; PIL itself warns from 89 million on
 TEMPORARY = ".partial-"  # prefix of files that are being written
 
 _GREY, _COLOUR = ("1", "L", "LA"), ("RGB", "RGBA", "P", "PA", "YCbCr")
 _SIXTEEN = ("I;16", "I;16B", "I;16L", "I;16N", "I")
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError)  # what PIL raises when samples cannot be decoded
 _ORIENTATION_TAG, _BITS_TAG, _SAMPLE_FORMAT_TAG = 0x0112, 258, 339
 
 
@@ -74,7 +74,7 @@ def read_picture(path: str | os.PathLike[str]) -> Picture:
         _refuse_unsupported(path, image)
         try:
             image.load()  # decodes everything: a truncated file fails here
-        except (OSError, SyntaxError, ValueError, EOFError) as error:
+        except _DAMAGE as error:
             raise ImageError(f"{path} is damaged or truncated ({error}): copy or download it again") from error
         samples = _decode_16(path) if _is_16_bit(image) else _decode_8(image)
         orientation = image.getexif().get(_ORIENTATION_TAG, 1)
@@ -99,11 +99,15 @@ def size_of(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Height and width from the file's header, without decoding, as upright as `read_picture` gives them.
 
     Raises:
-        ImageError: not an image, or too large.
+        ImageError: not an image, damaged, or too large.
     """
     with _opened(Path(path)) as image:
         width, height = image.size
-        return (width, height) if image.getexif().get(_ORIENTATION_TAG, 1) >= 5 else (height, width)
+        try:
+            turned = image.getexif().get(_ORIENTATION_TAG, 1) >= 5
+        except _DAMAGE as error:
+            raise ImageError(f"{path} is damaged or truncated ({error}): copy or download it again") from error
+        return (width, height) if turned else (height, width)
 
 
 def write_png(path: str | os.PathLike[str], samples: NDArray[Any]) -> None:
@@ -137,9 +141,7 @@ def _opened(path: Path) -> Image.Image:
     if path.is_dir():
         raise ImageError(f"{path} is a folder with an image's name: rename it")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit stands below
-            image = Image.open(path)
+        image = Image.open(path)
     except FileNotFoundError as error:
         raise ImageError(f"{path} does not exist") from error
     except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError, OSError) as error:
@@ -182,8 +184,8 @@ def _decode_8(image: Image.Image) -> NDArray[np.uint8]:
     """uint8 `h w`, `h w 2` (grey and alpha), `h w 3` or `h w 4`."""
     transparent = "transparency" in image.info
     if image.mode in ("1", "L", "LA"):
-        return np.asarray(image.convert("LA" if transparent or image.mode == "LA" else "L"))
-    return np.asarray(image.convert("RGBA" if transparent or image.mode in ("RGBA", "PA") else "RGB"))
+        return np.array(image.convert("LA" if transparent or image.mode == "LA" else "L"))
+    return np.array(image.convert("RGBA" if transparent or image.mode in ("RGBA", "PA") else "RGB"))
 
 
 def _decode_16(path: Path) -> NDArray[np.uint16]:

@@ -54,10 +54,10 @@ def read_state_dict(path: str | os.PathLike[str]) -> StateDict:
     """
     path = Path(path)
     content = _read_bytes(path)
-    if content[:4] == b"PK\x03\x04" or content[:1] == b"\x80":
-        state = _find_weights(path, _load_torch(path))
-    elif content[8:9] == b"{":
+    if content[8:9] == b"{":  # after the header's length
         state = _load_safetensors(path, content)
+    elif content[:4] == b"PK\x03\x04" or content[:1] == b"\x80":  # a zip of torch.save, or an older pickle
+        state = _find_weights(path, _load_torch(path))
     else:
         raise WeightsError(f"{path} {_what_else(content)}")
     return {_without_prefixes(key): tensor for key, tensor in state.items()}
@@ -215,7 +215,7 @@ def _misfit(state: StateDict, model: HATFreq, optional: set[str]) -> str:
     """Why a state dict does not fit a model, in one sentence; empty if it does."""
     own = model.state_dict()
     missing = [key for key in own if key not in state and key not in optional]
-    foreign = [key for key in state if key not in own]
+    foreign = sorted((key for key in state if key not in own), key=_weights_first)
     reshaped = [key for key in state if key in own and state[key].shape != own[key].shape]
     indices = [key for key in own if key.startswith("relative_position_index") and key not in optional]
     if not (missing or foreign or reshaped):
@@ -231,6 +231,11 @@ def _misfit(state: StateDict, model: HATFreq, optional: set[str]) -> str:
     key = (missing + foreign + reshaped)[0]
     where = "the file lacks" if missing else "the model has no" if foreign else "the shapes differ in"
     return f"{where} {key} (and {len(missing + foreign + reshaped) - 1} more keys differ)"
+
+
+def _weights_first(key: str) -> tuple[bool, str]:
+    """Sorts what a reader recognises, weights, before biases and buffers."""
+    return not key.endswith(".weight"), key
 
 
 def _differences(file: HATConfig, model: HATConfig, foreign: list[str], missing: list[str]) -> list[str]:

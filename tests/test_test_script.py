@@ -1,0 +1,317 @@
+"""test.py as an organiser and a newcomer run it: outputs, continuation, kills, bad files, memory."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from models.team08_HATFreq import PRESETS, HATFreq, override
+from models.team08_HATFreq.images import read_picture, read_rgb, write_png
+from models.team08_HATFreq.io import NetworkRestorer, RestorationError, output_names, restore_folder
+from models.team08_HATFreq.memory import available_memory, choose_tile
+from models.team08_HATFreq.restore import self_ensemble, to_samples, to_tensor
+from models.team08_HATFreq.weights import save_weights
+from utils.resize import imresize
+
+TINY = override(PRESETS["light"], {"embed_dim": 8, "depths": (1,), "num_heads": (1,)})
+
+
+def tiny_network() -> HATFreq:
+    torch.manual_seed(0)
+    model = HATFreq(TINY).eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+def picture(seed: int, height: int = 12, width: int = 17) -> np.ndarray:
+    """A smooth colour image."""
+    noise = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    return cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    save_weights(tiny_network(), tmp_path / "tiny.safetensors", {})
+    return tmp_path / "tiny.safetensors"
+
+
+@pytest.fixture
+def lq(tmp_path: Path) -> Path:
+    folder = tmp_path / "LR"
+    folder.mkdir()
+    for number in range(3):
+        write_png(folder / f"090{number}x4.png", picture(number))
+    return folder
+
+
+def test_script(root: Path, *words: object, **options: object) -> subprocess.CompletedProcess[str]:
+    """Run test.py as a person would, from another folder."""
+    command = [sys.executable, str(root / "test.py"), "--device", "cpu", *map(str, words)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, **options)
+
+
+test_script.__test__ = False  # a helper, whatever pytest thinks of its name
+
+
+def test_outputs_are_the_networks(root: Path, tmp_path: Path, lq: Path, weights: Path) -> None:
+    done = test_script(
+        root, "--test_dir", lq, "--valid_dir", lq, "--save_dir", tmp_path / "out", "--weights", weights, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Model 08_HATFreq runtime (Including I/O):" in done.stdout
+    assert "3 images restored" in done.stdout and "s an image, peak memory" in done.stdout
+    for mode in ("valid", "test"):
+        folder = tmp_path / "out" / "08_HATFreq" / mode
+        assert sorted(p.name for p in folder.iterdir()) == [*(f"090{n}x4.png" for n in range(3)), "record.json"]
+        with torch.no_grad():
+            expected = to_samples(self_ensemble(tiny_network(), to_tensor(picture(1))), np.dtype(np.uint8))
+        np.testing.assert_array_equal(read_rgb(folder / "0901x4.png"), expected)
+    record = json.loads((folder / "record.json").read_text())
+    assert record["settings"]["ensemble"] == 8 and record["settings"]["precision"] == "fp32"
+    assert record["images"]["0901x4.png"]["input_size"] == [17, 12]
+    assert record["images"]["0901x4.png"]["output_size"] == [68, 48]
+    assert record["images"]["0901x4.png"]["tile"] == 0
+    assert record["run"]["restored"] == 3 and record["run"]["peak_memory_bytes"] > 1e6
+
+
+def test_bicubic_is_matlabs(root: Path, tmp_path: Path, lq: Path) -> None:
+    assert test_script(root, "--model_id", 0, "--test_dir", lq, "--save_dir", tmp_path / "out").returncode == 0
+    restored = read_rgb(tmp_path / "out" / "00_Bicubic" / "test" / "0900x4.png")
+    np.testing.assert_array_equal(restored, imresize(picture(0), 4, "clamp"))
+
+
+def test_bad_files_are_named_and_the_others_restored(root: Path, tmp_path: Path, lq: Path, weights: Path) -> None:
+    whole = (lq / "0901x4.png").read_bytes()
+    (lq / "0901x4.png").write_bytes(whole[: len(whole) // 2])
+    words = ("--test_dir", lq, "--save_dir", tmp_path / "out", "--weights", weights, "--ensemble", 1)
+    first = test_script(root, *words)
+    assert first.returncode == 1
+    assert "1 of 3 images could not be restored" in first.stderr and "0901x4.png is damaged" in first.stderr
+    assert "2 images restored" in first.stdout
+    folder = tmp_path / "out" / "08_HATFreq" / "test"
+    kept = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.png")}
+    assert sorted(kept) == ["0900x4.png", "0902x4.png"]
+    (lq / "0901x4.png").write_bytes(whole)
+    second = test_script(root, *words)
+    assert second.returncode == 0 and "1 images restored" in second.stdout and "2 finished before" in second.stdout
+    assert {name: (folder / name).stat().st_mtime_ns for name in kept} == kept
+
+
+def test_a_kill_loses_nothing(root: Path, tmp_path: Path, weights: Path) -> None:
+    folder, out = tmp_path / "many", tmp_path / "out" / "08_HATFreq" / "test"
+    folder.mkdir()
+    for number in range(12):
+        write_png(folder / f"{number:02}.png", picture(number, 40, 40))
+    words = ["--test_dir", folder, "--save_dir", tmp_path / "out", "--weights", weights, "--device", "cpu"]
+    command = [sys.executable, str(root / "test.py"), *map(str, words)]
+    with subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 120
+        while len(list(out.glob("[0-9]*.png"))) < 4 and time.monotonic() < deadline:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+    finished = {path.name: path.stat().st_mtime_ns for path in out.glob("[0-9]*.png")}
+    assert 4 <= len(finished) < 12
+    assert all(read_rgb(out / name).shape == (160, 160, 3) for name in finished)
+    (out / ".partial-11.png").write_bytes(b"cut off")
+    done = test_script(root, *words)
+    assert done.returncode == 0, done.stderr
+    recorded = int(done.stdout.split(" finished before")[0].split()[-1])
+    assert len(finished) - 1 <= recorded <= len(finished)  # at most the image between its file and its record
+    unchanged = sum((out / name).stat().st_mtime_ns == stamp for name, stamp in finished.items())
+    assert unchanged == recorded
+    assert sorted(path.name for path in out.iterdir()) == [*(f"{n:02}.png" for n in range(12)), "record.json"]
+
+
+def test_changed_inputs_are_restored_anew(tmp_path: Path, lq: Path) -> None:
+    restorer = network_restorer()
+    restore_folder(restorer, lq, tmp_path / "out")
+    write_png(lq / "0901x4.png", picture(9))
+    restore_folder(restorer, lq, tmp_path / "out")
+    expected, _ = restorer(picture(9))
+    np.testing.assert_array_equal(read_rgb(tmp_path / "out" / "0901x4.png"), expected)
+
+
+def test_results_of_other_settings_are_not_mixed(root: Path, tmp_path: Path, lq: Path, weights: Path) -> None:
+    words = ("--test_dir", lq, "--save_dir", tmp_path / "out", "--weights", weights)
+    assert test_script(root, *words, "--ensemble", 1).returncode == 0
+    refused = test_script(root, *words)
+    assert refused.returncode == 1
+    assert "holds results of other settings (ensemble was 1 and is now 8): use --overwrite" in refused.stderr
+    assert test_script(root, *words, "--overwrite").returncode == 0
+    (tmp_path / "out" / "08_HATFreq" / "test" / "record.json").unlink()
+    unknown = test_script(root, *words)
+    assert unknown.returncode == 1 and "no record.json that tells how it was made" in unknown.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ([], "name a folder of low-resolution images"),
+        (["--test_dir", "nowhere"], "nowhere does not exist"),
+        (["--test_dir", ".", "--model_id", "3"], "model 3 does not exist: 0 is bicubic, 8 is HATFreq"),
+        (["--test_dir", ".", "--model_id", "0"], "holds no images"),
+        (["--test_dir", ".", "--tile", "many"], "'auto' or a number of pixels"),
+        (["--test_dir", ".", "--device", "tpu"], "--device must be auto, cpu, cuda"),
+        (["--test_dir", ".", "--device", "cuda:99"], "--device cuda:99: PyTorch sees"),
+        (["--test_dir", ".", "--precision", "fp16"], "invalid choice: 'fp16'"),
+        (["--test_dir", ".", "--weights", "none.pth"], "none.pth does not exist; there are no weights in"),
+        (["--test_dir", ".", "--preset", "large"], "hatfreq_large_x4.safetensors does not exist; there are"),
+    ],
+    ids=str,
+)
+def test_errors_name_the_remedy(root: Path, tmp_path: Path, words: list[str], text: str) -> None:
+    done = test_script(root, *words, cwd=tmp_path)
+    assert done.returncode in (1, 2)
+    assert text in done.stderr and "Traceback" not in done.stderr
+
+
+def test_two_inputs_for_one_output_are_refused(lq: Path) -> None:
+    (lq / "0901x4.bmp").touch()
+    with pytest.raises(RestorationError, match=r"0901x4\.bmp and 0901x4\.png in .* would both become 0901x4\.png"):
+        output_names(lq)
+
+
+def network_restorer(tile: int | None = 0, **options: object) -> NetworkRestorer:
+    values = {"precision": "fp32", "overlap": 4, "ensemble": 1, "settings": {"test": 1}, **options}
+    return NetworkRestorer(tiny_network(), torch.device("cpu"), tile=tile, **values)
+
+
+def test_every_kind_of_file_comes_out_as_it_went_in(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    rgb = picture(0)
+    deep = rgb.astype(np.uint16) * 256 + 100
+    inputs = {
+        "grey": rgb[..., 0],
+        "rgb": rgb,
+        "rgba": np.dstack([rgb, picture(1)[..., :1]]),
+        "deep": deep,
+        "deepgrey": deep[..., 0],
+    }
+    for name, samples in inputs.items():
+        write_png(folder / f"{name}.png", samples)
+    restorer = network_restorer()
+    restore_folder(restorer, folder, tmp_path / "out")
+    for name, samples in inputs.items():
+        out = read_picture(tmp_path / "out" / f"{name}.png")
+        assert out.samples.dtype == samples.dtype, name
+        assert out.samples.shape == (48, 68, *samples.shape[2:]), name
+    colour = read_rgb(tmp_path / "out" / "rgb.png")
+    np.testing.assert_array_equal(read_picture(tmp_path / "out" / "rgba.png").rgb, colour)
+    eight, sixteen = colour.astype(float) / 255, read_picture(tmp_path / "out" / "deep.png").rgb / 65535
+    assert np.abs(eight - sixteen).max() < 1.5 / 255
+    assert len(np.unique(sixteen)) > 256  # really sixteen bits
+    alpha = read_picture(tmp_path / "out" / "rgba.png").alpha
+    assert np.abs(alpha[2::4, 2::4].astype(int) - picture(1)[..., 0]).mean() < 12
+
+
+def test_memory_that_runs_out_makes_tiles_smaller(tmp_path: Path, lq: Path, capsys: pytest.CaptureFixture) -> None:
+    write_png(lq / "0901x4.png", picture(1, 100, 130))
+    restorer = network_restorer(tile=0)
+    whole = network_restorer(tile=0)(picture(1, 100, 130))[0]
+    forward, sizes = restorer.model.forward, []
+
+    def scarce(x: torch.Tensor) -> torch.Tensor:
+        sizes.append(tuple(x.shape[-2:]))
+        if x.shape[-1] > 40:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return forward(x)
+
+    restorer.model.forward = scarce
+    record = restore_folder(restorer, lq, tmp_path / "out")
+    said = capsys.readouterr().out
+    assert "out of memory with the whole image: retrying with tiles of 64x64" in said
+    assert "out of memory with tiles of 64x64: retrying with tiles of 32x32" in said
+    assert record.content["images"]["0901x4.png"]["tile"] == 32
+    assert record.content["images"]["0900x4.png"]["tile"] == 0  # small enough to stay whole
+    restored = read_rgb(tmp_path / "out" / "0901x4.png")
+    assert restored.shape == whole.shape
+    assert np.abs(restored.astype(int) - whole).mean() < 12
+    assert sizes[1:3] == [(100, 130), (64, 64)]
+
+
+def test_memory_that_never_suffices_ends_with_the_remedy(tmp_path: Path, lq: Path) -> None:
+    restorer = network_restorer(tile=32)
+
+    def none_left(_: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried")
+
+    restorer.model.forward = none_left
+    with pytest.raises(
+        RestorationError, match=r"3 of 3 images could not be restored:\n.*0900x4.png: out of memory even"
+    ):
+        restore_folder(restorer, lq, tmp_path / "out")
+
+
+def test_other_errors_are_not_taken_for_memory(tmp_path: Path, lq: Path) -> None:
+    restorer = network_restorer()
+
+    def broken(_: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("shapes do not match")
+
+    restorer.model.forward = broken
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        restore_folder(restorer, lq, tmp_path / "out")
+
+
+def test_results_that_are_not_finite_are_never_written(tmp_path: Path, lq: Path) -> None:
+    restorer = network_restorer()
+    nn.init.constant_(restorer.model.upsample[0].bias, float("nan"))
+    with pytest.raises(RestorationError, match=r"3 of 3 .*\n.*0900x4\.png: the network's result is not finite"):
+        restore_folder(restorer, lq, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["record.json"]
+
+
+def test_bf16_is_close_to_fp32() -> None:
+    exact, quick = network_restorer()(picture(0))[0], network_restorer(precision="bf16")(picture(0))[0]
+    assert 0 < np.abs(exact.astype(int) - quick).max() <= 8
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"precision": "fp16"}, "fp16 overflows"),
+        ({"ensemble": 4}, "ensemble must be 1 or 8"),
+        ({"tile": 16, "overlap": 16}, "larger than its overlap"),
+    ],
+)
+def test_unusable_settings_are_refused(options: dict, text: str) -> None:
+    with pytest.raises(RestorationError, match=text):
+        network_restorer(**options)
+
+
+def test_the_tile_follows_from_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, base = torch.device("cpu"), PRESETS["base"]
+    assert available_memory(cpu) > 2**20
+    monkeypatch.setattr("models.team08_HATFreq.memory.available_memory", lambda device: 8 * 2**30)
+    assert choose_tile(base, 352, 512, cpu, "fp32") == 0
+    tile = choose_tile(base, 1356, 2040, cpu, "fp32")
+    assert tile % 16 == 0 and 352 <= tile < 512
+    assert choose_tile(base, 1356, 2040, cpu, "bf16") > tile
+    assert choose_tile(PRESETS["light"], 1356, 2040, cpu, "fp32") > 2 * tile
+    monkeypatch.setattr("models.team08_HATFreq.memory.available_memory", lambda device: 2**20)
+    assert choose_tile(base, 1356, 2040, cpu, "fp32") == 64
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_cuda_runs_the_same_path(tmp_path: Path, lq: Path, precision: str) -> None:
+    device = torch.device("cuda")
+    restorer = NetworkRestorer(tiny_network().to(device), device, precision, 0, 4, 8, {})
+    expected = network_restorer(ensemble=8)(picture(1))[0]
+    restored = restorer(picture(1))[0]
+    assert np.abs(restored.astype(int) - expected).max() <= (1 if precision == "fp32" else 8)
+    record = restore_folder(restorer, lq, tmp_path / "out", device=device)
+    assert record.content["run"]["peak_memory_kind"] == "GPU memory"
+    assert record.content["run"]["peak_memory_bytes"] > 0

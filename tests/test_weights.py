@@ -1,0 +1,262 @@
+"""Checkpoints of every kind: what fits is loaded exactly, what does not is explained in one sentence."""
+
+import dataclasses
+import pickle
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from models.team08_HATFreq import PRESETS, HATConfig, HATFreq, build_model, override
+from models.team08_HATFreq.weights import (
+    WeightsError,
+    describe,
+    load_weights,
+    preset_of,
+    read_state_dict,
+    save_weights,
+    verify_checksum,
+)
+
+TINY = HATConfig(embed_dim=12, depths=(2,), num_heads=(2,), window_size=4, squeeze_factor=4, num_feat=8)
+
+
+def fresh(seed: int = 0, **changes: object) -> HATFreq:
+    torch.manual_seed(seed)
+    model = HATFreq(override(TINY, changes)).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def stored(path: Path, state: dict[str, Tensor], form: str) -> Path:
+    prefixed = {f"module._orig_mod.{key}": tensor for key, tensor in state.items()}
+    contents = {
+        "bare": state,
+        "params": {"params": state},
+        "params_ema": {"params": {"conv_first.weight": torch.zeros(1)}, "params_ema": state},
+        "trainer": {"model": {"conv_first.weight": torch.zeros(1)}, "ema": state, "step": 3, "config": {"lr": 0.1}},
+        "prefixes": {"state_dict": prefixed},
+    }
+    torch.save(contents[form], path)
+    return path
+
+
+@pytest.mark.parametrize("form", ["bare", "params", "params_ema", "trainer", "prefixes"])
+def test_every_form_of_checkpoint_loads_exactly(tmp_path: Path, form: str) -> None:
+    source, model = fresh(), fresh(seed=1)
+    line = load_weights(model, stored(tmp_path / "a.pth", source.state_dict(), form))
+    assert equal(model.state_dict(), source.state_dict())
+    assert line.startswith("a.pth: custom x4, frequency both, ") and line.endswith(" parameters")
+
+
+def test_safetensors_round_trip_whatever_the_suffix(tmp_path: Path) -> None:
+    source, model = fresh(), fresh(seed=1)
+    save_weights(source, tmp_path / "a.pth", {"step": "3"})
+    load_weights(model, tmp_path / "a.pth")
+    assert equal(model.state_dict(), source.state_dict())
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pth"]
+
+
+def test_an_official_hat_file_gives_the_references_result(tmp_path: Path) -> None:
+    hat_class = pytest.importorskip("spandrel.architectures.HAT").HAT
+    torch.manual_seed(0)
+    hat = hat_class(
+        embed_dim=12, depths=(2,), num_heads=(2,), window_size=4, squeeze_factor=4, num_feat=8, mlp_ratio=2.0, upscale=4
+    ).eval()
+    torch.save({"params_ema": hat.state_dict()}, tmp_path / "hat.pth")
+    lq = torch.rand(1, 3, 9, 8)
+    for frequency, note in [("none", "parameters"), ("both", "fusion blocks fresh (the result is exactly HAT's)")]:
+        model = HATFreq(override(TINY, {"frequency": frequency})).eval()
+        assert load_weights(model, tmp_path / "hat.pth").endswith(note)
+        with torch.no_grad():
+            assert (model(lq) - hat(lq)).abs().max() <= 1e-5
+    read = HATFreq(describe(read_state_dict(tmp_path / "hat.pth")))
+    assert dataclasses.asdict(read.config) == dataclasses.asdict(override(TINY, {"frequency": "none"}))
+
+
+VARIANTS: list[dict] = [
+    {},
+    {"scale": 2},
+    {"scale": 3},
+    {"upsampler": "pixelshuffledirect"},
+    {"upsampler": "pixelshuffledirect", "scale": 2},
+    {"upsampler": "pixelshuffledirect", "scale": 3},
+    {"frequency": "none"},
+    {"frequency": "global"},
+    {"frequency": "window"},
+    {"depths": (1, 2, 3), "num_heads": (1, 2, 3)},
+    {"window_size": 6, "overlap_ratio": 1 / 3},
+    {"window_size": 8},
+    {"overlap_ratio": 1.0},
+    {"overlap_ratio": 0.0},
+    {"mlp_ratio": 1.5},
+    {"mlp_ratio": 4.0},
+    {"compress_ratio": 1},
+    {"compress_ratio": 5, "squeeze_factor": 7},
+    {"num_feat": 16},
+    {"embed_dim": 30, "num_heads": (3,), "compress_ratio": 4},
+]
+
+
+@pytest.mark.parametrize("changes", VARIANTS, ids=str)
+def test_the_shape_is_read_off_the_tensors(changes: dict) -> None:
+    if changes.get("upsampler") == "pixelshuffledirect":
+        changes = {**changes, "conv_scale": 1.0, "drop_path_rate": 0.0}
+    model = fresh(**changes)
+    described = HATFreq(describe(model.state_dict())).eval()
+    described.load_state_dict(model.state_dict())
+    lq = torch.rand(1, 3, 9, 8)
+    with torch.no_grad():
+        assert torch.equal(described(lq), model(lq))
+
+
+@pytest.mark.parametrize("preset", list(PRESETS))
+@pytest.mark.parametrize("frequency", ["both", "none"])
+def test_presets_are_recognised(preset: str, frequency: str) -> None:
+    with torch.device("meta"):
+        state = build_model(preset, frequency).state_dict()
+    config = describe(state)
+    assert config == override(PRESETS[preset], {"frequency": frequency})
+    assert preset_of(config) == f"{preset} x4, frequency {frequency}"
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "text"),
+    [
+        ({}, {"scale": 2}, r"checkpoint has upsample\.2\.weight, this model has not: the file is x4, the model x2"),
+        ({"scale": 2}, {}, r"this model has upsample\.2\.weight, the checkpoint has not: the file is x2, the model x4"),
+        ({"scale": 3}, {}, "the file is x3, the model x4"),
+        ({}, {"embed_dim": 24}, "the file is 12 channels wide, the model 24"),
+        ({}, {"depths": (2, 2), "num_heads": (2, 2)}, r"groups of \(2,\) blocks, the model of \(2, 2\)"),
+        ({}, {"window_size": 8}, "the file's windows have 4 pixels a side, the model's 8"),
+        ({}, {"overlap_ratio": 1.0}, "key windows overlap by 0.5, the model's by 1.0"),
+        ({}, {"num_heads": (3,)}, r"\(2,\) attention heads, the model \(3,\)"),
+        ({}, {"frequency": "none"}, "the file's frequency blocks are 'both', the model's 'none'"),
+        ({"frequency": "window"}, {}, "the file's frequency blocks are 'window', the model's 'both'"),
+        ({}, {"upsampler": "pixelshuffledirect"}, "the upsampler 'pixelshuffle', the model in 'pixelshuffledirect'"),
+        ({}, {"mlp_ratio": 3.0}, "the shapes differ in"),
+    ],
+    ids=str,
+)
+def test_what_does_not_fit_is_explained(tmp_path: Path, theirs: dict, ours: dict, text: str) -> None:
+    save_weights(fresh(**theirs), tmp_path / "a.safetensors", {})
+    model = fresh(seed=1, **ours)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    with pytest.raises(WeightsError, match=text) as error:
+        load_weights(model, tmp_path / "a.safetensors")
+    assert "a.safetensors does not fit" in str(error.value) and "\n" not in str(error.value)
+    assert equal(model.state_dict(), before)
+
+
+def test_an_identity_model_takes_the_tensors_of_both(tmp_path: Path) -> None:
+    save_weights(fresh(), tmp_path / "a", {})
+    model = fresh(seed=1, frequency="identity")
+    load_weights(model, tmp_path / "a")
+    assert equal(model.state_dict(), fresh().state_dict())
+
+
+def test_buffers_may_be_missing_but_not_differ(tmp_path: Path) -> None:
+    state = {key: t for key, t in fresh().state_dict().items() if not key.startswith("relative_position_index")}
+    save_weights(state, tmp_path / "without", {})
+    load_weights(fresh(seed=1), tmp_path / "without")
+    save_weights({**fresh().state_dict(), "relative_position_index_SA": torch.zeros(16, 16).long()}, tmp_path / "b", {})
+    with pytest.raises(WeightsError, match="relative_position_index_SA belongs to another window"):
+        load_weights(fresh(seed=1), tmp_path / "b")
+
+
+class Harmful:
+    """Runs code when it is unpickled without care."""
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (Path("harmful-was-here"),)
+
+
+def test_pickles_with_code_are_refused_and_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"params": Harmful()}, "zip.pth")
+    Path("plain.pth").write_bytes(pickle.dumps({"params": Harmful()}))
+    for name in ("zip.pth", "plain.pth"):
+        with pytest.raises(WeightsError, match=rf"{name} is a pickle that holds more than tensors.*refused"):
+            read_state_dict(name)
+    assert not Path("harmful-was-here").exists()
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.9])
+def test_truncated_files_are_told(tmp_path: Path, keep: float) -> None:
+    torch.save(fresh().state_dict(), tmp_path / "a.pth")
+    save_weights(fresh(), tmp_path / "a.safetensors", {})
+    for path in list(tmp_path.iterdir()):
+        path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
+        with pytest.raises(WeightsError, match=rf"{path.name} is (a )?damaged or truncated"):
+            read_state_dict(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"", "is empty: download"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:12\n", "is a git-lfs pointer.*git lfs pull"),
+        (b"<!DOCTYPE html><html>", "is a web page"),
+        (b"hello world, hello world", "is not a checkpoint"),
+    ],
+)
+def test_other_files_are_named(tmp_path: Path, content: bytes, text: str) -> None:
+    (tmp_path / "a.pth").write_bytes(content)
+    with pytest.raises(WeightsError, match=rf"a\.pth {text}"):
+        read_state_dict(tmp_path / "a.pth")
+
+
+def test_missing_files_name_what_is_there(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="there are no weights in"):
+        read_state_dict(tmp_path / "a.pth")
+    save_weights(fresh(), tmp_path / "b.safetensors", {})
+    with pytest.raises(WeightsError, match=r"a\.pth does not exist; there are b\.safetensors"):
+        read_state_dict(tmp_path / "a.pth")
+    with pytest.raises(WeightsError, match="is a folder"):
+        read_state_dict(tmp_path)
+
+
+def test_other_networks_and_contents_are_told(tmp_path: Path) -> None:
+    torch.save({"epoch": 3}, tmp_path / "a.pth")
+    with pytest.raises(WeightsError, match="holds no state dict: expected tensors by name"):
+        read_state_dict(tmp_path / "a.pth")
+    torch.save({"conv1.weight": torch.zeros(3)}, tmp_path / "b.pth")
+    with pytest.raises(WeightsError, match=r"not a HAT or HATFreq checkpoint: it has no conv_first\.weight"):
+        load_weights(fresh(), tmp_path / "b.pth")
+
+
+def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    source = fresh()
+    source.conv_last.bias.data[0] = float("nan")
+    save_weights(source, tmp_path / "a", {})
+    with pytest.raises(WeightsError, match=r"not finite in conv_last\.bias"):
+        load_weights(fresh(seed=1), tmp_path / "a")
+
+
+def test_checksums(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    sha256 = save_weights(fresh(), path, {})
+    assert verify_checksum(path) == sha256
+    (tmp_path / "a.safetensors.sha256").write_text(f"{sha256}  a.safetensors\n")
+    assert verify_checksum(path) == sha256
+    subprocess.run(["sha256sum", "--check", "--quiet", "a.safetensors.sha256"], cwd=tmp_path, check=True)
+    save_weights(fresh(seed=1), path, {})
+    with pytest.raises(WeightsError, match=r"is not the released file .*not that of a\.safetensors\.sha256"):
+        verify_checksum(path)
+
+
+def test_released_weights_match_their_checksums_and_load(root: Path) -> None:
+    released = sorted((root / "model_zoo" / "team08_HATFreq").glob("*.safetensors"))
+    assert [path.name for path in released] == ["hatfreq_light_x4.safetensors"]
+    for path in released:
+        sha256 = verify_checksum(path)
+        assert path.with_name(path.name + ".sha256").exists()
+        assert sha256 in path.with_suffix(".md").read_text()  # the card is this file's
+        assert load_weights(build_model(path.name.split("_")[1]), path).startswith(f"{path.name}: light x4")
