@@ -1,0 +1,1 @@
+"""The trainer's parts: configuration, data, schedule, moving average, checkpoints, validation."""

@@ -1,0 +1,122 @@
+"""Checkpoints that survive a kill at any moment: the last one and the one before it.
+
+A new checkpoint is written beside the last, synced to the disk and only then renamed; the last becomes the previous.
+"""
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile, ZipFile
+
+import torch
+
+LAST = "checkpoint.pt"
+PREVIOUS = "checkpoint.previous.pt"
+DAMAGED = "checkpoint.damaged.pt"
+FORMAT = 1  # rises when the contents change in a way that old readers cannot follow
+KEYS = {"format", "step", "model", "ema", "optimiser", "config", "schedule", "data", "losses", "best_psnr", "seconds"}
+
+
+class CheckpointError(ValueError):
+    """A run folder whose checkpoints cannot be used; the message says what to do."""
+
+
+def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint under `LAST` and keep the one before it under `PREVIOUS`.
+
+    Args:
+        folder: the run folder.
+        state: tensors, containers and plain values under `KEYS` and `network`, without `format`.
+
+    Raises:
+        OSError: it cannot be written (a full disk, say); both checkpoints then stay as they were.
+    """
+    temporary = folder / (LAST + ".tmp")
+    try:
+        with temporary.open("wb") as file:
+            torch.save({"format": FORMAT, **state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
+        temporary.unlink(missing_ok=True)
+        raise OSError(f"cannot write {temporary}: {error}; the checkpoints before it are untouched") from error
+    if (folder / LAST).exists():
+        os.replace(folder / LAST, folder / PREVIOUS)
+    os.replace(temporary, folder / LAST)
+    _sync_folder(folder)
+
+
+def load_checkpoint(folder: Path) -> tuple[dict[str, Any] | None, str]:
+    """The newest good checkpoint of a run folder, on the CPU, and a line about it.
+
+    A damaged last checkpoint is set aside under `DAMAGED`, so that it never replaces the good one before it.
+
+    Returns:
+        (state, message); (None, "") if the folder holds no checkpoint.
+
+    Raises:
+        CheckpointError: checkpoints exist and none can be read, or one was written by another program or version.
+    """
+    last, previous = folder / LAST, folder / PREVIOUS
+    if not last.exists() and not previous.exists():
+        return None, ""
+    if not last.exists():
+        state = _read(previous)
+        return state, f"{last} is missing (a kill while it was replaced): using {previous}, step {state['step']}"
+    try:
+        state = _read(last)
+    except _DamagedError as damage:
+        return _fall_back(last, previous, damage)
+    return state, f"resuming {last} at step {state['step']}"
+
+
+class _DamagedError(CheckpointError):
+    """A file that does not hold a whole checkpoint."""
+
+
+def _fall_back(last: Path, previous: Path, damage: Exception) -> tuple[dict[str, Any], str]:
+    if not previous.exists():
+        raise CheckpointError(f"{damage}, and there is no {previous.name}: delete it to start anew") from damage
+    state = _read(previous)
+    aside = last.with_name(DAMAGED)
+    os.replace(last, aside)
+    return state, f"{damage}: set aside as {aside.name}; using {previous}, step {state['step']}"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    _check_whole(path)
+    foreign = f"{path} is not a checkpoint of this trainer: move it away, or choose another --out"
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError) as error:
+        raise CheckpointError(foreign) from error
+    if not isinstance(state, dict) or not state.keys() >= KEYS:
+        raise CheckpointError(foreign)
+    if state["format"] != FORMAT:
+        raise CheckpointError(
+            f"{path} has format {state['format']}, this trainer reads {FORMAT}: use the code that wrote it"
+        )
+    return state
+
+
+def _check_whole(path: Path) -> None:
+    """Refuse a file that is cut short or whose bytes changed: PyTorch's files are zip archives with checksums."""
+    try:
+        with ZipFile(path) as archive:
+            torn = archive.testzip()
+    except (BadZipFile, EOFError) as error:
+        raise _DamagedError(f"{path} is damaged ({error})") from error
+    if torn:
+        raise _DamagedError(f"{path} is damaged (wrong checksum of {torn})")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the renames last through a power failure, where folders can be synced (not on Windows)."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

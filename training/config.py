@@ -1,0 +1,253 @@
+"""The trainer's settings: one frozen dataclass, from which the command line is generated."""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from ast import literal_eval
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import numpy as np
+import torch
+
+from models.team08_HATFreq import PRESETS, HATConfig, override
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used; the message says which and what to do."""
+
+
+def setting(default: Any = MISSING, *, text: str, **metadata: Any) -> Any:
+    """A field of the configuration: its default, its help text, and `free=True` if a resumed run may change it."""
+    return field(default=default, metadata={"text": text, **metadata})
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides what a run computes. Patch sizes are in pixels of the low-resolution image."""
+
+    data: tuple[str, ...] = setting(text="folders of high-resolution photographs")
+    out: str = setting(text="run folder; one that holds a checkpoint is resumed", free=True)
+    preset: str = setting("light", text="network size", choices=tuple(PRESETS))
+    frequency: str = setting("both", text="fusion blocks: both, global, window, identity or none")
+    model_overrides: tuple[str, ...] = setting((), text="fields of the preset to change, as key=value")
+    init: str = setting("", text="weights to start from (fine-tuning); empty: from scratch")
+    steps: int = setting(20_000, text="optimiser steps in all", free=True)
+    batch: int = setting(16, text="patches in a step")
+    patch: int = setting(48, text="side of a low-resolution patch")
+    lr: float = setting(1e-3, text="peak learning rate")
+    min_lr: float = setting(1e-6, text="learning rate of the last step")
+    warmup: int = setting(100, text="steps of linear warm-up")
+    betas: tuple[float, ...] = setting((0.9, 0.99), text="Adam's two decay rates")
+    grad_clip: float = setting(0.0, text="largest gradient norm; 0: no clipping")
+    ema: float = setting(0.999, text="decay of the moving average of the weights")
+    seed: int = setting(0, text="decides initial weights, sample order and stochastic depth")
+    precision: str = setting("fp32", text="arithmetic of the training step", choices=("fp32", "bf16"))
+    valid_hr: str = setting("", text="folder of targets to validate on; empty: no validation")
+    valid_lr: str = setting("", text="their low-resolution images; empty: made from the targets")
+    valid_every: int = setting(500, text="steps between validations", free=True)
+    save_every: int = setting(200, text="steps between checkpoints", free=True)
+    log_every: int = setting(50, text="steps between log lines when there is no terminal", free=True)
+    max_minutes: float = setting(0.0, text="stop with a checkpoint after so many minutes; 0: no limit", free=True)
+    finish_in: int = setting(
+        0, text="on resume: decay to min_lr within so many steps and end; 0: as planned", free=True
+    )
+    device: str = setting("auto", text="auto, cpu, cuda or cuda:N")
+    threads: int = setting(0, text="CPU threads of the network; 0: PyTorch's choice", free=True)
+    workers: int = setting(2, text="processes that make patches; 0: in the main process", free=True)
+    cache_gb: float = setting(
+        2.0, text="memory for decoded photographs, in GB; beyond it they are read anew", free=True
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work, naming the setting."""
+        for name in ("steps", "batch", "patch", "valid_every", "save_every", "log_every"):
+            _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("warmup", "grad_clip", "max_minutes", "finish_in", "threads", "workers", "cache_gb", "seed"):
+            _require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
+        _require(0 <= self.min_lr <= self.lr, f"min_lr {self.min_lr} must lie between 0 and lr {self.lr}")
+        _require(0 <= self.ema < 1, f"ema must lie in [0, 1), got {self.ema}")
+        _require(
+            len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas),
+            f"betas must be two numbers in [0, 1), got {self.betas}",
+        )
+        _require(not self.valid_lr or bool(self.valid_hr), "valid_lr needs the targets: give valid_hr too")
+        for f in fields(self):
+            choices, value = f.metadata.get("choices"), getattr(self, f.name)
+            _require(not choices or value in choices, f"{f.name} must be one of {choices}, got {value!r}")
+
+
+def parse_arguments(argv: list[str] | None = None) -> TrainConfig:
+    """The configuration that a command line asks for.
+
+    Raises:
+        SystemExit: an argument is unknown or unusable (argparse's message, status 2).
+    """
+    parser = argparse.ArgumentParser(
+        "train.py", description="Train HATFreq on high-resolution photographs.", allow_abbrev=False
+    )
+    for f in fields(TrainConfig):
+        _add_argument(parser, f)
+    values: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in vars(parser.parse_args(argv)).items()
+    }
+    try:
+        return TrainConfig(**values)
+    except ConfigError as error:
+        parser.error(str(error))
+
+
+def model_config(config: TrainConfig) -> HATConfig:
+    """The network's shape: the preset with `frequency` and `model_overrides` applied.
+
+    Raises:
+        ConfigError: an unknown key (the nearest name is suggested) or a value that cannot be used.
+    """
+    preset = PRESETS[config.preset]
+    changes: dict[str, Any] = {"frequency": config.frequency}
+    for item in config.model_overrides:
+        key, equals, text = item.partition("=")
+        _require(bool(equals), f"model_overrides takes key=value, got {item!r}")
+        _require(key not in _OWN_SETTING, f"{key} is not for model_overrides: {_OWN_SETTING.get(key)}")
+        changes[key] = _parse_value(key, text, getattr(preset, key, None))
+    try:
+        return override(preset, changes)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def config_dict(config: TrainConfig) -> dict[str, Any]:
+    """The configuration in JSON's types, as checkpoints and the run folder hold it."""
+    return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(config).items()}
+
+
+def check_same_network(saved: dict[str, Any], network: HATConfig) -> None:
+    """Refuse to resume when a preset has another shape than when the run began.
+
+    Args:
+        saved: `asdict` of the run's network; empty in checkpoints that do not hold it.
+        network: the network of the restart.
+
+    Raises:
+        ConfigError: names the fields that differ; how a result is computed (`fused_attention`, `checkpointing`) may.
+    """
+    now = asdict(network)
+    shape = saved.keys() & now.keys() - {"fused_attention", "checkpointing"}
+    differing = [f"{key} was {saved[key]} and is now {now[key]}" for key in sorted(shape) if saved[key] != now[key]]
+    _require(
+        not differing,
+        f"the network differs from the run's: {'; '.join(differing)}. Restore these or start another --out",
+    )
+
+
+def check_same(saved: dict[str, Any], config: TrainConfig) -> None:
+    """Refuse to resume a run whose settings differ.
+
+    Args:
+        saved: `config_dict` of the run's checkpoint; settings it does not know count as their default.
+        config: the configuration of the restart.
+
+    Raises:
+        ConfigError: names every setting that differs and is not free to change.
+    """
+    now = config_dict(config)
+    differing = []
+    for f in fields(TrainConfig):
+        before = saved.get(f.name, list(f.default) if isinstance(f.default, tuple) else f.default)
+        if not f.metadata.get("free") and before != now[f.name]:
+            differing.append(f"{f.name} was {before!r} and is now {now[f.name]!r}")
+    _require(
+        not differing, f"{config.out} holds another run: {'; '.join(differing)}. Restore these or choose another --out"
+    )
+
+
+def write_run_record(config: TrainConfig, model: HATConfig, folder: Path) -> None:
+    """Write `config.json` (settings and network as resolved) and add this start to `environment.json`."""
+    write_json(folder / "config.json", {"training": config_dict(config), "model": asdict(model)})
+    record = folder / "environment.json"
+    starts = json.loads(record.read_text()) if record.exists() else []
+    write_json(record, [*starts, environment()])
+
+
+def environment() -> dict[str, Any]:
+    """Where and with what this process runs: command, commit, versions, machine."""
+    return {
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "commit": _git_commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+        "cpu_count": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(value, indent=2) + "\n")
+    os.replace(temporary, path)
+
+
+_OWN_SETTING = {"frequency": "use --frequency", "scale": "the trainer makes pairs at x4"}
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+def _add_argument(parser: argparse.ArgumentParser, f: Field[Any]) -> None:
+    """Add the option of one field, typed after its annotation; the default stands in the help text."""
+    several = get_origin(f.type) is tuple
+    kind: Any = get_args(f.type)[0] if several else f.type
+    required = f.default is MISSING
+    text = f.metadata["text"] + ("" if required else f" (default: {f.default!r})")
+    parser.add_argument(
+        f"--{f.name}",
+        type=kind,
+        required=required,
+        default=None if required else f.default,
+        nargs="+" if several else None,
+        choices=f.metadata.get("choices"),
+        help=text.replace("%", "%%"),
+    )
+
+
+def _parse_value(key: str, text: str, current: Any) -> Any:
+    """A value of `model_overrides`, of the kind that the preset's field has; `depths=2,2` is a tuple."""
+    try:
+        value = literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    if isinstance(current, tuple) and isinstance(value, int):
+        value = (value,)
+    if isinstance(current, float) and type(value) is int:
+        value = float(value)
+    _require(
+        current is None or type(value) is type(current),
+        f"model_overrides: {key} takes a value such as {current!r}, got {text!r}",
+    )
+    return value
+
+
+def _git_commit() -> str:
+    """The commit of the code, with `-dirty` when tracked files differ from it; `unknown` outside a repository."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return described.stdout.strip() or "unknown"
