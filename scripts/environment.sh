@@ -1,0 +1,36 @@
+# Sourced by the other scripts: a virtual environment in .venv with the packages of one requirements file.
+#
+#     source scripts/environment.sh
+#     ensure_environment requirements.txt     # sets $PYTHON
+#
+# HATFREQ_PYTHON names the interpreter to start from (default: the newest of python3.13 ... python3.10, python3).
+
+say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
+fail() { printf 'error: %s\n' "$*" >&2; exit 1; }
+
+find_python() {
+    local candidate
+    for candidate in ${HATFREQ_PYTHON:-python3.13 python3.12 python3.11 python3.10 python3}; do
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1; then
+            printf '%s' "$candidate"
+            return
+        fi
+    done
+    fail "no Python >= 3.10 found: install one, or name it in HATFREQ_PYTHON"
+}
+
+ensure_environment() {
+    local requirements=$1 stamp base
+    PYTHON="$PWD/.venv/bin/python"
+    stamp=".venv/.installed-$(cat requirements*.txt | cksum | cut -d' ' -f1)-$(basename "$requirements" .txt)"
+    [ -e "$stamp" ] && return
+    if [ ! -x "$PYTHON" ]; then
+        base=$(find_python) || exit 1
+        say "Making a virtual environment in .venv with $("$base" --version)"
+        "$base" -m venv .venv || fail "could not make .venv: Debian and Ubuntu need 'apt install python3-venv'"
+    fi
+    say "Installing $requirements (PyTorch and its CUDA libraries: some 3 GB to fetch the first time)"
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check -r "$requirements" \
+        || fail "pip could not install $requirements (see above); the same command goes on where it stopped"
+    touch "$stamp"
+}
