@@ -214,7 +214,7 @@ def _picture(samples: NDArray[Any]) -> Picture:
     channels = 1 if samples.ndim == 2 else samples.shape[2]
     samples = samples.reshape(*samples.shape[:2], channels)
     colour = samples[..., : channels - 1] if channels in (2, 4) else samples
-    rgb = np.ascontiguousarray(np.broadcast_to(colour, (*samples.shape[:2], 3)))
+    rgb = np.ascontiguousarray(colour if colour.shape[2] == 3 else colour.repeat(3, axis=2))
     alpha = samples[..., -1] if channels in (2, 4) else None
     if alpha is not None and (alpha == np.iinfo(samples.dtype).max).all():
         alpha = None

@@ -1,0 +1,1 @@
+"""Scoring a folder of restored images: pairs, metrics, tables and pictures."""

@@ -1,0 +1,133 @@
+"""The organisers' perceptual metrics, computed by pyiqa, and their total score.
+
+pyiqa is optional (requirements-iqa.txt; its licence is non-commercial), and so are its weights, which it downloads at
+first use. What cannot be had is named with the reason, and the total score is then not available, never a partial sum.
+"""
+
+import importlib.util
+import math
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+DOWNLOAD_TIMEOUT = 30.0  # seconds a silent server may hold up a download
+
+Metric = Callable[..., Tensor]
+Factory = Callable[[str, torch.device], Metric]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """How a metric is made and how it enters the total score.
+
+    Attributes:
+        pyiqa: its name in pyiqa.
+        needs_target: whether it compares with a target.
+        share: its value -> its part of the total score.
+    """
+
+    pyiqa: str
+    needs_target: bool
+    share: Callable[[float], float]
+
+
+# Keys and formula as in the organisers' eval.py; all on the whole RGB image in [0, 1].
+PERCEPTUAL: dict[str, Entry] = {
+    "LPIPS": Entry("lpips", True, lambda v: 1 - v),
+    "DISTS": Entry("dists", True, lambda v: 1 - v),
+    "NIQE": Entry("niqe", False, lambda v: max(0.0, (10 - v) / 10)),
+    "MUSIQ": Entry("musiq", False, lambda v: v / 100),
+    "MANIQA": Entry("maniqa", False, lambda v: v),
+    "CLIP-IQA": Entry("clipiqa", False, lambda v: v),
+}
+
+
+class MetricError(RuntimeError):
+    """A metric failed on an image; the message names both."""
+
+
+def total_score(averages: Mapping[str, float]) -> float | None:
+    """The organisers' perceptual score from averaged metrics; None unless every part is there and finite."""
+    values = [averages.get(name, math.nan) for name in PERCEPTUAL]
+    if not all(math.isfinite(value) for value in values):
+        return None
+    return sum(entry.share(value) for entry, value in zip(PERCEPTUAL.values(), values, strict=True))
+
+
+def make_metrics(
+    names: list[str], device: torch.device, factory: Factory | None = None
+) -> tuple[dict[str, Metric], dict[str, str]]:
+    """Load metrics.
+
+    Args:
+        names: keys of `PERCEPTUAL`.
+        device: where they run.
+        factory: makes a metric from its pyiqa name; pyiqa's own by default.
+
+    Returns:
+        The metrics by key, and for each that cannot be had the reason in one line.
+    """
+    if factory is None and importlib.util.find_spec("pyiqa") is None:
+        return {}, dict.fromkeys(names, "pyiqa is not installed (pip install -r requirements-iqa.txt)")
+    metrics: dict[str, Metric] = {}
+    missing: dict[str, str] = {}
+    for name in names:
+        try:
+            with _download_timeout():
+                metrics[name] = (factory or _pyiqa_metric)(PERCEPTUAL[name].pyiqa, device)
+        except Exception as error:  # whatever pyiqa, its hubs and their clients raise: the reason is reported
+            missing[name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:160] if str(error) else ''}"
+    return metrics, missing
+
+
+def measure(
+    metrics: Mapping[str, Metric], sr: NDArray[np.uint8], gt: NDArray[np.uint8] | None, file: str
+) -> dict[str, float]:
+    """The value of every metric for one image, uint8 `h w 3`; those that need a target are left out without one.
+
+    Raises:
+        MetricError: a metric fails or its value is not finite.
+    """
+    values: dict[str, float] = {}
+    for name, metric in metrics.items():
+        images = [sr] if not PERCEPTUAL[name].needs_target else [sr, gt]
+        if any(image is None for image in images):
+            continue
+        try:
+            with torch.inference_mode():
+                values[name] = float(metric(*(_to_input(image) for image in images)))
+        except (RuntimeError, ValueError, AssertionError) as error:
+            raise MetricError(f"{name} failed on {file} ({error}): leave it out with --metrics") from error
+        if not math.isfinite(values[name]):
+            raise MetricError(f"{name} is {values[name]} on {file}: leave it out with --metrics")
+    return values
+
+
+def _to_input(image: Any) -> Tensor:
+    """uint8 `h w 3` -> float32 `1 3 h w` in [0, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 255
+
+
+def _pyiqa_metric(name: str, device: torch.device) -> Metric:
+    import pyiqa
+
+    metric = pyiqa.create_metric(name, device=device)
+    return lambda *images: metric(*(image.to(device) for image in images))
+
+
+@contextmanager
+def _download_timeout() -> Iterator[None]:
+    """Let no silent server hang a run."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
