@@ -6,10 +6,13 @@ dicts, with the prefixes that DataParallel (`module.`) and torch.compile (`_orig
 """
 
 import hashlib
+import io
 import math
 import os
 import pickle
+import pickletools
 import re
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -52,32 +55,25 @@ def read_state_dict(path: str | os.PathLike[str]) -> StateDict:
     Raises:
         WeightsError: missing, empty, truncated, not a checkpoint, or a pickle that holds code.
     """
-    path = Path(path)
-    content = _read_bytes(path)
-    if content[8:9] == b"{":  # after the header's length
-        state = _load_safetensors(path, content)
-    elif content[:4] == b"PK\x03\x04" or content[:1] == b"\x80":  # a zip of torch.save, or an older pickle
-        state = _find_weights(path, _load_torch(path))
-    else:
-        raise WeightsError(f"{path} {_what_else(content)}")
-    return {_without_prefixes(key): tensor for key, tensor in state.items()}
+    return _read_checkpoint(Path(path))[0]
 
 
 def load_weights(model: HATFreq, path: str | os.PathLike[str]) -> str:
     """Load a checkpoint into a model, all of it or nothing.
 
-    A plain HAT file fits a model with fusion too: the fresh fusion blocks are zero, so the result is exactly HAT's.
+    A plain HAT file fits a model with fresh fusion blocks too: they are zero, so the result is exactly HAT's.
 
     Returns:
-        One line for the log.
+        One line for the log: file, preset or shape, parameters, where in the file they were, fusion fresh or loaded.
 
     Raises:
         WeightsError: the file cannot be read or does not fit, with the reason.
     """
     path = Path(path)
-    state = read_state_dict(path)
+    state, source = _read_checkpoint(path)
     own = model.state_dict()
-    fresh = [key for key in own if ".freq." in key] if not any(".freq." in key for key in state) else []
+    fusion = [key for key in own if ".freq." in key]
+    fresh = [] if any(".freq." in key for key in state) else fusion
     buffers = [key for key in own if key.startswith("relative_position_index") and key not in state]
     if reason := _misfit(state, model, optional={*fresh, *buffers}):
         raise WeightsError(f"{path} does not fit: {reason}")
@@ -85,9 +81,12 @@ def load_weights(model: HATFreq, path: str | os.PathLike[str]) -> str:
         raise WeightsError(
             f"{path} holds values that are not finite in {bad[0]}: download it again, or use another file"
         )
+    if any(own[key].any() for key in fresh if ".freq.fuse." in key):
+        raise WeightsError(f"{path} has no fusion blocks and this model's are trained already: load it into a fresh model")
     model.load_state_dict(state, strict=False)
-    note = ", fusion blocks fresh (the result is exactly HAT's)" if fresh else ""
-    return f"{path.name}: {preset_of(model.config)}, {sum(p.numel() for p in model.parameters()):,} parameters{note}"
+    parameters = f"{sum(p.numel() for p in model.parameters()):,} parameters from {source}"
+    note = ", fusion blocks fresh (the result is exactly HAT's)" if fresh else ", fusion blocks loaded" if fusion else ""
+    return f"{path.name}: {preset_of(model.config)}, {parameters}{note}"
 
 
 def describe(state: Mapping[str, Tensor]) -> HATConfig:
@@ -103,22 +102,26 @@ def describe(state: Mapping[str, Tensor]) -> HATConfig:
         return HATConfig(**_attention_shape(state), **_upsampler_shape(state), frequency=_frequency_of(state))
     except KeyError as error:
         raise WeightsError(f"not a HAT or HATFreq checkpoint: it has no {error.args[0]}") from error
-    except ValueError as error:
+    except (ValueError, IndexError, ZeroDivisionError) as error:  # the latter two: tensors without the usual axes
         raise WeightsError(f"not a shape that HATFreq builds: {error}") from error
 
 
 def preset_of(config: HATConfig) -> str:
-    """The preset that a shape belongs to, or `custom`, with scale and fusion: `base x4, frequency both`."""
+    """The preset that a shape belongs to, with scale and fusion: `base x4, frequency both`; else the shape."""
     free = ("scale", "frequency", "fused_attention", "checkpointing", "drop_path_rate", "num_feat")
     shape = {key: value for key, value in asdict(config).items() if key not in free}
     names = [name for name, preset in PRESETS.items() if shape == {key: asdict(preset)[key] for key in shape}]
-    return f"{names[0] if names else 'custom'} x{config.scale}, frequency {config.frequency}"
+    tail = f", {config.embed_dim} channels, groups of {config.depths} blocks, windows of {config.window_size}"
+    return f"{names[0] if names else 'custom'} x{config.scale}, frequency {config.frequency}{'' if names else tail}"
 
 
 def save_weights(
     model: nn.Module | Mapping[str, Tensor], path: str | os.PathLike[str], metadata: dict[str, str]
 ) -> str:
-    """Write weights as safetensors, whole or not at all.
+    """Write weights as safetensors, floating-point ones as fp32, whole or not at all.
+
+    No `.sha256` file is written: a training run replaces its weights often, and a kill between two files would leave a
+    checksum that condemns good weights. A release writes it.
 
     Args:
         model: a module or its state dict.
@@ -129,7 +132,7 @@ def save_weights(
         The file's sha256.
     """
     state = model.state_dict() if isinstance(model, nn.Module) else model
-    content = save_safetensors({key: t.detach().cpu().contiguous().clone() for key, t in state.items()}, metadata)
+    content = save_safetensors({key: _storable(tensor) for key, tensor in state.items()}, metadata)
     write_bytes(Path(path), content)
     return hashlib.sha256(content).hexdigest()
 
@@ -150,6 +153,24 @@ def verify_checksum(path: str | os.PathLike[str]) -> str:
     return found
 
 
+def _storable(tensor: Tensor) -> Tensor:
+    """A contiguous copy on the CPU that shares no memory; fp32 if it is floating-point."""
+    dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
+    return tensor.detach().to("cpu", dtype, copy=True).contiguous()
+
+
+def _read_checkpoint(path: Path) -> tuple[StateDict, str]:
+    """The tensors of a checkpoint, and where they were: `safetensors`, `params_ema`, ..., `a bare state dict`."""
+    content = _read_bytes(path)
+    if content[8:9] == b"{":  # after the header's length
+        state, source = _load_safetensors(path, content), "safetensors"
+    elif content[:4] == b"PK\x03\x04" or content[:1] == b"\x80":  # a zip of torch.save, or an older pickle
+        state, source = _find_weights(path, _load_torch(path, content))
+    else:
+        raise WeightsError(f"{path} {_what_else(content)}")
+    return {_without_prefixes(key): tensor for key, tensor in state.items()}, source
+
+
 def _read_bytes(path: Path) -> bytes:
     if path.is_dir():
         raise WeightsError(f"{path} is a folder: name the weights file in it")
@@ -166,7 +187,7 @@ def _what_else(content: bytes) -> str:
         return "is empty: download or copy it again"
     if content.startswith(b"version https://git-lfs"):
         return "is a git-lfs pointer, not the weights: run 'git lfs pull'"
-    if content.lstrip()[:1] == b"<":
+    if content.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"<":  # behind a byte order mark, perhaps
         return "is a web page, not weights: the download failed; get it again in a browser"
     return "is not a checkpoint (neither safetensors nor a file of torch.save), or its beginning is damaged"
 
@@ -178,28 +199,60 @@ def _load_safetensors(path: Path, content: bytes) -> StateDict:
         raise WeightsError(f"{path} is a damaged or truncated safetensors file ({error}): get it again") from error
 
 
-def _load_torch(path: Path) -> Any:
+def _load_torch(path: Path, content: bytes) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise WeightsError(
-            f"{path} is a pickle that holds more than tensors, which could run code, and is refused: "
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle fails in any way: IndexError, struct.error, AssertionError, ...
+        raise WeightsError(f"{path} {_why_not_loaded(content, error)}") from error
+
+
+def _why_not_loaded(content: bytes, error: Exception) -> str:
+    """Why torch.load failed, and what to do."""
+    members = _members(content)
+    if members and not any(name.endswith("/data.pkl") for name in members):
+        return "is a zip archive that torch.save did not write: unpack it and name the weights file in it"
+    if any(name.endswith("/constants.pkl") for name in members):
+        return "is a TorchScript program, not weights: save its state_dict() with torch.save or safetensors"
+    if isinstance(error, pickle.UnpicklingError) and _is_whole_pickle(content):
+        return (
+            "is a pickle that holds more than tensors, which could run code, and is refused: "
             "where you trust it, load it there and save its state_dict() with torch.save or safetensors"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise WeightsError(
-            f"{path} is damaged or truncated ({str(error).splitlines()[0][:100]}): get it again"
-        ) from error
+        )
+    return f"is damaged or truncated ({str(error).partition(chr(10))[0][:100] or type(error).__name__}): get it again"
 
 
-def _find_weights(path: Path, loaded: Any) -> StateDict:
-    """The state dict inside what torch.load gave."""
+def _members(content: bytes) -> list[str]:
+    """The names in a zip archive; none if it is no whole archive."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            return archive.namelist()
+    except zipfile.BadZipFile:
+        return []
+
+
+def _is_whole_pickle(content: bytes) -> bool:
+    """Whether a pickle that torch.load refused is well-formed; walked, not run."""
+    try:
+        if content[:1] != b"\x80":
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                content = archive.read(next(name for name in archive.namelist() if name.endswith("/data.pkl")))
+        stream = io.BytesIO(content)
+        for _ in range(4):  # torch.save's older format: magic number, version, system, and then the object
+            if stream.tell() < len(content):
+                list(pickletools.genops(stream))
+    except Exception:  # whatever pickletools or zipfile finds wrong: the answer is no
+        return False
+    return True
+
+
+def _find_weights(path: Path, loaded: Any, source: str = "a bare state dict") -> tuple[StateDict, str]:
+    """The state dict inside what torch.load gave, and the key that it was under."""
     if isinstance(loaded, Mapping):
         for nest in _NESTS:
             if isinstance(loaded.get(nest), Mapping):
-                return _find_weights(path, loaded[nest])
+                return _find_weights(path, loaded[nest], nest)
         if loaded and all(isinstance(value, Tensor) for value in loaded.values()):
-            return dict(loaded)
+            return dict(loaded), source
     raise WeightsError(
         f"{path} holds no state dict: expected tensors by name, bare or under one of {', '.join(_NESTS)}"
     )
@@ -228,9 +281,11 @@ def _misfit(state: StateDict, model: HATFreq, optional: set[str]) -> str:
     differences = _differences(config, model.config, foreign, missing)
     if differences:
         return f"{'; '.join(differences)}; build the model that the file describes ({preset_of(config)})"
-    key = (missing + foreign + reshaped)[0]
-    where = "the file lacks" if missing else "the model has no" if foreign else "the shapes differ in"
-    return f"{where} {key} (and {len(missing + foreign + reshaped) - 1} more keys differ)"
+    key, *more = missing + foreign + reshaped
+    where = f"the file lacks {key}" if missing else f"the model has no {key}"
+    if key in reshaped:
+        where = f"the shapes differ in {key}, {tuple(state[key].shape)} in the file and {tuple(own[key].shape)} in the model"
+    return f"{where}{f' (and {len(more)} more keys differ)' if more else ''}: use a file made for this model"
 
 
 def _weights_first(key: str) -> tuple[bool, str]:
@@ -243,6 +298,8 @@ def _differences(file: HATConfig, model: HATConfig, foreign: list[str], missing:
     ours, theirs = asdict(model), asdict(file)
     if ours["frequency"] == "identity" or theirs["frequency"] == "none":
         ours["frequency"] = theirs["frequency"]
+    # Ratios that give the same overlap are one, as they are to `describe`.
+    ours["overlap_ratio"] = _ratio(model.overlapping_size - model.window_size, model.window_size)
     found = [words.format(theirs[key], ours[key]) for key, words in _WORDS.items() if theirs[key] != ours[key]]
     if found and foreign:
         found[0] = f"checkpoint has {foreign[0]}, this model has not: {found[0]}"
