@@ -150,6 +150,7 @@ def train(config: TrainConfig, started: float) -> int:
     """Set up, resume, train to the end of the schedule or to a stop; returns the exit status."""
     if config.threads:
         torch.set_num_threads(config.threads)
+    torch.backends.cudnn.allow_tf32 = config.precision == "bf16"  # fp32 means fp32, in convolutions too
     run = start(config)
     pairs = load_pairs(config.valid_hr, config.valid_lr)
     patches = prepare_data(run, pairs)

@@ -130,6 +130,7 @@ def _draw_row(figure: Figure, axes: list[Axes], panel: Panel) -> None:
     axes[0].imshow(panel.target, interpolation="antialiased")
     frame = (columns.start, rows.start), columns.stop - columns.start, rows.stop - rows.start
     axes[0].add_patch(Rectangle(*frame, fill=False, color="#ffd400", lw=1.6))
+    axes[0].set_anchor("N")  # titles of a row on one line, whatever the image's shape
     axes[0].set_title(f"{panel.rank}: {panel.name}", fontweight="bold")
     for ax, kind in zip(axes[1:4], ("bicubic", "restored", "target"), strict=True):
         ax.imshow(getattr(panel, kind)[rows, columns], interpolation="nearest")
@@ -139,7 +140,6 @@ def _draw_row(figure: Figure, axes: list[Axes], panel: Panel) -> None:
     figure.colorbar(shown, ax=axes[4], fraction=0.05, pad=0.02, label="error of Y (levels)")
     for ax in axes:
         ax.set_axis_off()
-        ax.set_anchor("N")  # titles of a row on one line, whatever the images' shapes
 
 
 def _caption(panel: Panel, kind: str) -> str:

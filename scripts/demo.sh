@@ -26,9 +26,8 @@ done
 
 say "4/4  Result (PSNR in dB and SSIM on Y, mean over the photographs)"
 for name in 00_Bicubic 08_HATFreq; do
-    printf '%-12s' "$name"
-    sed -n 's/^\(psnr\|ssim\): \([0-9.]*\).*/\1 \2/p' "demo/IQA_results/$name--test.txt" | tr '\n' ' '
-    printf '\n'
+    awk -F': ' -v name="$name" '{value[$1] = $2} END {printf "%-12s PSNR %.2f dB   SSIM %.4f\n", name, value["psnr"], value["ssim"]}' \
+        "demo/IQA_results/$name--test.txt"
 done
 echo
 echo "Look at:  demo/IQA_results/08_HATFreq--test_comparison.png"

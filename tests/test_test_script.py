@@ -273,6 +273,17 @@ def test_results_that_are_not_finite_are_never_written(tmp_path: Path, lq: Path)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["record.json"]
 
 
+@pytest.mark.parametrize(("precision", "tf32"), [("fp32", False), ("bf16", True)])
+def test_fp32_means_fp32_and_cudnn_stays_on(precision: str, tf32: bool) -> None:
+    seen = []
+    restorer = network_restorer(precision=precision)
+    restorer.model.register_forward_pre_hook(
+        lambda *_: seen.append((torch.backends.cudnn.enabled, torch.backends.cudnn.allow_tf32))
+    )
+    restorer(picture(0))
+    assert seen == [(True, tf32)]
+
+
 def test_bf16_is_close_to_fp32() -> None:
     exact, quick = network_restorer()(picture(0))[0], network_restorer(precision="bf16")(picture(0))[0]
     assert 0 < np.abs(exact.astype(int) - quick).max() <= 8

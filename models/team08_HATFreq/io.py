@@ -173,10 +173,8 @@ class NetworkRestorer:
     def _forward(self, lq: Tensor) -> Tensor:
         """One pass; fp32 means fp32, without the TF32 that cuDNN would use on its own."""
         bf16 = self.precision == "bf16"
-        with (
-            torch.autocast(self.device.type, torch.bfloat16, enabled=bf16),
-            torch.backends.cudnn.flags(allow_tf32=bf16),
-        ):
+        cudnn = torch.backends.cudnn.flags(enabled=True, allow_tf32=bf16)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16), cudnn:
             return self.model(lq.to(self.device)).float()
 
 
