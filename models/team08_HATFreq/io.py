@@ -23,7 +23,7 @@ from .images import TEMPORARY, ImageError, Picture, list_images, read_picture, s
 from .memory import choose_tile, peak_memory
 from .network import PRESETS, HATFreq, override
 from .restore import restore_tiled, self_ensemble, to_samples, to_tensor
-from .weights import describe, load_weights, preset_of, read_state_dict, verify_checksum
+from .weights import WeightsError, describe, load_weights, preset_of, read_state_dict, verify_checksum
 
 RECORD = "record.json"
 SMALLEST_TILE = 32
@@ -103,7 +103,11 @@ def weights_file(model_dir: Path, preset: str | None) -> Path:
 
 def build_for(weights: Path, preset: str | None) -> HATFreq:
     """A network of the shape that a preset or else the weights' tensors give."""
-    described = describe(read_state_dict(weights))
+    state = read_state_dict(weights)
+    try:
+        described = describe(state)
+    except WeightsError as error:
+        raise WeightsError(f"{weights}: {error}") from error
     if preset is None:
         return HATFreq(described)
     if preset not in PRESETS:

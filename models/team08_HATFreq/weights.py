@@ -82,11 +82,11 @@ def load_weights(model: HATFreq, path: str | os.PathLike[str]) -> str:
             f"{path} holds values that are not finite in {bad[0]}: download it again, or use another file"
         )
     if any(own[key].any() for key in fresh if ".freq.fuse." in key):
-        raise WeightsError(f"{path} has no fusion blocks and this model's are trained already: load it into a fresh model")
+        raise WeightsError(f"{path} has no fusion blocks and this model's are not fresh: load it into a new model")
     model.load_state_dict(state, strict=False)
     parameters = f"{sum(p.numel() for p in model.parameters()):,} parameters from {source}"
-    note = ", fusion blocks fresh (the result is exactly HAT's)" if fresh else ", fusion blocks loaded" if fusion else ""
-    return f"{path.name}: {preset_of(model.config)}, {parameters}{note}"
+    note = "fresh (the result is exactly HAT's)" if fresh else "loaded" if fusion else "none"
+    return f"{path.name}: {preset_of(model.config)}, {parameters}, fusion blocks {note}"
 
 
 def describe(state: Mapping[str, Tensor]) -> HATConfig:
@@ -269,7 +269,7 @@ def _misfit(state: StateDict, model: HATFreq, optional: set[str]) -> str:
     own = model.state_dict()
     missing = [key for key in own if key not in state and key not in optional]
     foreign = sorted((key for key in state if key not in own), key=_weights_first)
-    reshaped = [key for key in state if key in own and state[key].shape != own[key].shape]
+    reshaped = sorted((key for key in state if key in own and state[key].shape != own[key].shape), key=_weights_first)
     indices = [key for key in own if key.startswith("relative_position_index") and key not in optional]
     if not (missing or foreign or reshaped):
         unequal = [key for key in indices if not torch.equal(state[key], own[key])]
@@ -284,7 +284,8 @@ def _misfit(state: StateDict, model: HATFreq, optional: set[str]) -> str:
     key, *more = missing + foreign + reshaped
     where = f"the file lacks {key}" if missing else f"the model has no {key}"
     if key in reshaped:
-        where = f"the shapes differ in {key}, {tuple(state[key].shape)} in the file and {tuple(own[key].shape)} in the model"
+        shapes = f"{tuple(state[key].shape)} in the file and {tuple(own[key].shape)} in the model"
+        where = f"the shapes differ in {key}, {shapes}"
     return f"{where}{f' (and {len(more)} more keys differ)' if more else ''}: use a file made for this model"
 
 
