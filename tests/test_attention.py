@@ -73,7 +73,7 @@ def test_attend_equals_its_formula(d: int, m: int) -> None:
 
 def gradients(module: torch.nn.Module, inputs: list[Tensor], weight: Tensor) -> tuple[Tensor, list[Tensor]]:
     """The output, and the gradients of sum(output * weight) for the floating inputs and every parameter."""
-    leaves = [t for t in inputs if t.is_floating_point()] + list(module.parameters())
+    leaves = [t for t in [*inputs, *module.parameters()] if t.requires_grad]
     out = module(*inputs)
     return out.detach(), list(torch.autograd.grad((out * weight).sum(), leaves))
 
@@ -88,25 +88,47 @@ def assert_paths_agree(fused: torch.nn.Module, plain: torch.nn.Module, inputs: l
         torch.testing.assert_close(a, b, rtol=1e-4, atol=2e-5)
 
 
+# On the CPU the fused kernel runs where the bias needs no gradient; CUDA's is tested with one below.
+@pytest.mark.parametrize("bias_trained", [False, True])
 @pytest.mark.parametrize("shift", [0, 2])
 @pytest.mark.parametrize("size", [(4, 4), (8, 12), (4, 8)])
-def test_window_attention_fused_equals_plain(shift: int, size: tuple[int, int]) -> None:
+def test_window_attention_fused_equals_plain(shift: int, size: tuple[int, int], bias_trained: bool) -> None:
     torch.manual_seed(0)
     fused, plain = (WindowAttention(20, 4, 2, shift, fused=f) for f in (True, False))
     fused.relative_position_bias_table.data.normal_()
     plain.load_state_dict(fused.state_dict())
+    for module in (fused, plain):
+        module.relative_position_bias_table.requires_grad_(bias_trained)
     x = torch.randn(2, *size, 20, requires_grad=True)
     assert_paths_agree(fused, plain, [x, self_attention_index(4)], (2, *size, 20))
 
 
+@pytest.mark.parametrize("bias_trained", [False, True])
 @pytest.mark.parametrize("size", [(4, 4), (8, 12)])
 @pytest.mark.parametrize("overlapping", [4, 6, 8])
-def test_overlapping_attention_fused_equals_plain(size: tuple[int, int], overlapping: int) -> None:
+def test_overlapping_attention_fused_equals_plain(size: tuple[int, int], overlapping: int, bias_trained: bool) -> None:
     torch.manual_seed(0)
     fused, plain = (OverlappingAttention(20, 4, overlapping, 2, fused=f) for f in (True, False))
     qkv = torch.randn(2, *size, 60, requires_grad=True)
-    bias = torch.randn(2, 16, overlapping**2, requires_grad=True)
+    bias = torch.randn(2, 16, overlapping**2, requires_grad=bias_trained)
     assert_paths_agree(fused, plain, [qkv, bias], (2, *size, 20))
+
+
+def test_the_switch_and_the_trained_bias_choose_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    kernel = torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(
+        torch.nn.functional, "scaled_dot_product_attention", lambda *a, **k: (calls.append(1), kernel(*a, **k))[1]
+    )
+    q = torch.randn(1, 2, 4, 8, requires_grad=True)
+    for fused, bias_trained, expected in [(True, False, 1), (True, True, 0), (False, False, 0)]:
+        calls.clear()
+        attend(q, q, q, torch.zeros(2, 4, 4, requires_grad=bias_trained), fused)
+        assert len(calls) == expected
+    calls.clear()
+    with torch.no_grad():
+        attend(q, q, q, torch.zeros(2, 4, 4, requires_grad=True), fused=True)
+    assert len(calls) == 1
 
 
 def test_shifted_attention_keeps_opposite_edges_apart() -> None:

@@ -88,13 +88,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, fused: bool) -> Tensor
     Args:
         q: `... heads n d`. k, v: `... heads m d`.
         bias: `heads n m`, additive, of any float dtype (it is cast to q's).
-        fused: one fused kernel, or three plain steps.
+        fused: one fused kernel, or three plain steps. On the CPU, where no fused kernel gives the bias a gradient and
+            PyTorch would compose slower steps of its own, a bias in training takes the plain ones.
 
     Returns:
         `... heads n d`.
     """
     d, bias = q.shape[-1], bias.to(q.dtype)
-    if not fused:
+    if not fused or (q.device.type == "cpu" and bias.requires_grad and torch.is_grad_enabled()):
         return (q * d**-0.5 @ k.transpose(-2, -1) + bias).softmax(dim=-1) @ v
     pad = -d % 8
     if pad:
