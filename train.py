@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from models.team08_HATFreq import HATFreq
@@ -28,6 +27,7 @@ from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoin
 from training.config import (
     ConfigError,
     TrainConfig,
+    changed_settings,
     check_same,
     check_same_network,
     config_dict,
@@ -37,6 +37,7 @@ from training.config import (
 )
 from training.data import DataError, Patches, StepBatches, audit, fingerprint, make_loader, to_network
 from training.ema import ExponentialMovingAverage
+from training.losses import parse_loss, total_loss
 from training.progress import REMEDY, Losses, NonFiniteError, Progress, StopSignals, say
 from training.schedule import Schedule, planned, resumed
 from training.validation import ValidationPair, append_log, digests, load_pairs, start_log, validate
@@ -161,6 +162,7 @@ def train(config: TrainConfig, started: float) -> int:
     write_run_record(config, run.model.config, run.folder)
     start_log(run.folder / "log.csv", run.step)
     millions = sum(parameter.numel() for parameter in run.model.parameters()) / 1e6
+    say(f"settings that differ from the defaults: {changed_settings(config)}")
     say(f"{millions:.2f} M parameters on {run.device}, {config.precision}; steps {run.step} to {run.schedule.end}")
     return loop(run, patches, pairs, started)
 
@@ -221,7 +223,7 @@ def train_step(run: Run, lq: Tensor, gt: Tensor) -> Tensor:
         group["lr"] = run.schedule.lr_at(run.step)
     with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
         sr = run.model(lq)
-    loss = F.l1_loss(sr.float(), gt)
+    loss = total_loss(parse_loss(config.loss), sr.float(), gt)
     run.optimiser.zero_grad(set_to_none=True)
     loss.backward()
     if config.grad_clip:

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 
 from models.team08_HATFreq import PRESETS, HATConfig, override
+from training.losses import parse_loss
+from training.settings_file import settings_words
 
 
 class ConfigError(ValueError):
@@ -45,6 +47,9 @@ class TrainConfig:
     warmup: int = setting(100, text="steps of linear warm-up")
     betas: tuple[float, ...] = setting((0.9, 0.99), text="Adam's two decay rates")
     grad_clip: float = setting(0.0, text="largest gradient norm; 0: no clipping")
+    loss: tuple[str, ...] = setting(
+        ("l1=1",), text="losses and weights: l1, charbonnier, mse, frequency, as l1=1 mse=0.1"
+    )
     ema: float = setting(0.999, text="decay of the moving average of the weights")
     seed: int = setting(0, text="decides initial weights, sample order and stochastic depth")
     precision: str = setting("fp32", text="arithmetic of the training step", choices=("fp32", "bf16"))
@@ -76,6 +81,10 @@ class TrainConfig:
             len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas),
             f"betas must be two numbers in [0, 1), got {self.betas}",
         )
+        try:
+            parse_loss(self.loss)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
         _require(not self.valid_lr or bool(self.valid_hr), "valid_lr needs the targets: give valid_hr too")
         for f in fields(self):
             choices, value = f.metadata.get("choices"), getattr(self, f.name)
@@ -83,23 +92,37 @@ class TrainConfig:
 
 
 def parse_arguments(argv: list[str] | None = None) -> TrainConfig:
-    """The configuration that a command line asks for.
+    """The configuration that a command line asks for; it wins over the settings file of `--config`.
 
     Raises:
-        SystemExit: an argument is unknown or unusable (argparse's message, status 2).
+        SystemExit: an argument or a setting is unknown or unusable (argparse's message, status 2).
     """
+    chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    chooser.add_argument("--config", type=Path, metavar="FILE", help="YAML file of settings; the command line wins")
+    chosen, words = chooser.parse_known_args(argv)
     parser = argparse.ArgumentParser(
-        "train.py", description="Train HATFreq on high-resolution photographs.", allow_abbrev=False
+        "train.py",
+        description="Train HATFreq on high-resolution photographs.",
+        allow_abbrev=False,
+        parents=[chooser],
     )
     for f in fields(TrainConfig):
         _add_argument(parser, f)
-    values: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in vars(parser.parse_args(argv)).items()
-    }
     try:
+        from_file = settings_words(chosen.config, TrainConfig) if chosen.config else []
+        arguments = vars(parser.parse_args([*from_file, *words]))
+        del arguments["config"]
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()}
         return TrainConfig(**values)
-    except ConfigError as error:
+    except ValueError as error:
         parser.error(str(error))
+
+
+def changed_settings(config: TrainConfig) -> str:
+    """What differs from the defaults, for the log: `batch 8, lr 0.0002`."""
+    differing = [f.name for f in fields(TrainConfig) if getattr(config, f.name) != f.default]
+    shown = {name: getattr(config, name) for name in differing}
+    return ", ".join(f"{name} {' '.join(map(str, v)) if isinstance(v, tuple) else v}" for name, v in shown.items())
 
 
 def model_config(config: TrainConfig) -> HATConfig:
