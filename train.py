@@ -3,7 +3,8 @@
     python train.py --data photographs --out runs/light --preset light --steps 20000 --valid_hr targets
 
 The same command resumes a run that was stopped, exactly where its last checkpoint stands. The run folder holds the
-settings (`config.json`), the machine (`environment.json`), the log (`log.csv`), the checkpoints and the averaged
+settings (`config.json`), the machine (`environment.json`), the log (`log.csv`, `curves.png`), the checkpoints and the
+averaged
 weights: `last.safetensors`, and `best.safetensors` by validation PSNR.
 """
 
@@ -35,6 +36,7 @@ from training.config import (
     parse_arguments,
     write_run_record,
 )
+from training.curves import draw_curves
 from training.data import DataError, Patches, StepBatches, audit, fingerprint, make_loader, to_network
 from training.ema import ExponentialMovingAverage
 from training.losses import parse_loss, total_loss
@@ -239,6 +241,7 @@ def record(run: Run, pairs: list[ValidationPair], loss: float, images_per_second
     psnr = validate(run.ema.model, pairs, run.device) if pairs else math.nan
     row = {"step": run.step, "loss": loss, "lr": run.schedule.lr_at(run.step - 1), "psnr": psnr}
     append_log(run.folder / "log.csv", {**row, "images_per_s": images_per_second, "seconds": run.seconds})
+    draw_curves(run.folder / "log.csv", run.folder / "curves.png")
     best = psnr > run.best_psnr
     if best:
         run.best_psnr = psnr

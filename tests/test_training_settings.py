@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from models.team08_HATFreq.images import read_rgb
 from training.config import TrainConfig, changed_settings, parse_arguments
+from training.curves import draw_curves
 from training.losses import LOSSES, parse_loss, total_loss
 
 FOLDERS = ["--data", "photographs", "--out", "runs/x"]
@@ -61,6 +63,21 @@ def test_the_files_that_ship_are_usable(root: Path, name: str) -> None:
 def test_the_log_shows_what_differs() -> None:
     config = parse_arguments([*FOLDERS, "--lr", "2e-4", "--betas", "0.9", "0.99"])
     assert changed_settings(config) == "data photographs, out runs/x, lr 0.0002"
+
+
+def test_the_curves_picture_is_redrawn(tmp_path: Path) -> None:
+    log = tmp_path / "log.csv"
+    header = "step,loss,lr,psnr,images_per_s,seconds\n"
+    sizes = []
+    for count in (1, 3):
+        rows = [f"{100 * n},{0.1 / n},0.001,{'nan' if n == 2 else 28 + n},10,5\n" for n in range(1, count + 1)]
+        log.write_text(header + "".join(rows))
+        draw_curves(log, tmp_path / "curves.png")
+        picture = read_rgb(tmp_path / "curves.png")
+        assert picture.shape[1] > 1000 and (picture < 128).any()
+        sizes.append((picture < 250).sum())
+    assert sizes[0] != sizes[1]
+    assert {path.name for path in tmp_path.iterdir()} == {"log.csv", "curves.png"}
 
 
 def test_losses_by_hand() -> None:
