@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from evaluation.pairing import EvaluationError, Pair, find_pairs
+from evaluation.pairing import RGB, EvaluationError, Pair, find_pairs
 from evaluation.perceptual import PERCEPTUAL, MetricError, make_metrics, measure
 from evaluation.pictures import draw_comparison, draw_spectrum
 from evaluation.tables import Rows, averages, result_stem, score_line, write_tables
@@ -57,7 +57,9 @@ def metric_names(text: str) -> list[str]:
     names = [name.strip().lower() for name in text.split(",") if name.strip()]
     if unknown := [name for name in names if name not in known]:
         raise argparse.ArgumentTypeError(f"unknown metric {unknown[0]!r}: choose from {', '.join(known.values())}")
-    return [known[name] for name in names]
+    if not names:
+        raise argparse.ArgumentTypeError(f"no metric is named: choose from {', '.join(known.values())}")
+    return [known[name] for name in dict.fromkeys(names)]
 
 
 def choose_devices(gpu_ids: str) -> list[torch.device]:
@@ -83,24 +85,47 @@ def score_pairs(pairs: list[Pair], names: list[str], device: torch.device) -> tu
     rows: Rows = {}
     for pair in tqdm(pairs, desc=f"scoring on {device}", disable=not sys.stderr.isatty()):
         restored, target = pair.read()
-        fidelity = {name: FIDELITY[name](restored, target) for name in names if name in FIDELITY and target is not None}
-        rows[pair.name] = fidelity | measure(metrics, restored, target, pair.name)
+        values = measure(metrics, restored, target, pair.name)
+        if target is not None:
+            values |= measure_fidelity(names, restored, target, pair.restored)
+        rows[pair.name] = values
     return rows, missing
 
 
+def measure_fidelity(names: list[str], restored: RGB, target: RGB, path: Path) -> dict[str, float]:
+    """PSNR and SSIM, those of them that are named.
+
+    Raises:
+        EvaluationError: the image is too small, naming it.
+    """
+    try:
+        return {name: FIDELITY[name](restored, target) for name in names if name in FIDELITY}
+    except ValueError as error:
+        raise EvaluationError(f"{path} cannot be scored ({error}): take it out of the folder") from error
+
+
 def score_everywhere(pairs: list[Pair], names: list[str], devices: list[torch.device]) -> tuple[Rows, dict[str, str]]:
-    """`score_pairs`, shared out over the devices, one process each; rows in the order of the pairs."""
+    """`score_pairs`, shared out over the devices, one process each and no more than there are pairs."""
+    devices = devices[: len(pairs)]
     if len(devices) == 1:
         return score_pairs(pairs, names, devices[0])
     with ProcessPoolExecutor(len(devices), mp_context=get_context("spawn")) as pool:
         parts = [pairs[i :: len(devices)] for i in range(len(devices))]
-        results = list(pool.map(score_pairs, parts, [names] * len(devices), devices))
-    merged = {name: values for rows, _ in results for name, values in rows.items()}
-    return {pair.name: merged[pair.name] for pair in pairs}, results[0][1]
+        return merge_parts(pairs, list(pool.map(score_pairs, parts, [names] * len(devices), devices)))
+
+
+def merge_parts(pairs: list[Pair], parts: list[tuple[Rows, dict[str, str]]]) -> tuple[Rows, dict[str, str]]:
+    """Rows in the order of the pairs; a metric that one process could not have is left out of all of them."""
+    missing = {key: reason for _, absent in parts for key, reason in absent.items()}
+    merged = {name: values for rows, _ in parts for name, values in rows.items()}
+    rows = {pair.name: {k: v for k, v in merged[pair.name].items() if k not in missing} for pair in pairs}
+    return rows, missing
 
 
 def evaluate(args: argparse.Namespace) -> None:
     """Score, write the tables and the pictures, and say where they are."""
+    if args.metrics_save_path.exists() and not args.metrics_save_path.is_dir():
+        raise EvaluationError(f"{args.metrics_save_path} is a file: name a folder with --metrics_save_path")
     pairs = find_pairs(args.output_folder, args.target_folder, args.lq_folder)
     names = usable(args.metrics, args.target_folder is not None)
     rows, missing = score_everywhere(pairs, names, choose_devices(args.gpu_ids))
@@ -140,6 +165,8 @@ def write_pictures(stem: Path, pairs: list[Pair], rows: Rows) -> list[Path]:
     if all("psnr" in values for values in rows.values()):
         draw_comparison(comparison, pairs, rows)
         written.append(comparison)
+    else:
+        print(f"no {comparison.name}: it is ordered by PSNR, so add psnr to --metrics", file=sys.stderr)
     draw_spectrum(spectrum, pairs)
     return [*written, spectrum]
 

@@ -94,7 +94,18 @@ def partners(restored: list[Path], folder: Path | None, kind: str) -> dict[Path,
         if len(candidates) > 1:
             names = " and ".join(candidate.name for candidate in candidates)
             raise EvaluationError(f"{folder} holds {names}, and either could be the {kind} of {path.name}: remove one")
-    return {path: candidates[0] for path, candidates in found.items()}
+    chosen = {path: candidates[0] for path, candidates in found.items()}
+    _refuse_sharing(chosen, kind)
+    return chosen
+
+
+def _refuse_sharing(chosen: dict[Path, Path], kind: str) -> None:
+    """`0901.png` and `0901x4.png` side by side would both be scored against `0901.png`."""
+    owners: dict[Path, list[str]] = defaultdict(list)
+    for path, partner in chosen.items():
+        owners[partner].append(path.name)
+    if shared := [f"{' and '.join(names)} (of {p.name})" for p, names in owners.items() if len(names) > 1]:
+        raise EvaluationError(f"restored images share a {kind}: {_listed(shared)}; keep one of each")
 
 
 def _stems(stem: str) -> list[str]:

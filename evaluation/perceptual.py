@@ -7,9 +7,12 @@ first use. What cannot be had is named with the reason, and the total score is t
 import importlib.util
 import math
 import socket
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-DOWNLOAD_TIMEOUT = 30.0  # seconds a silent server may hold up a download
+DOWNLOAD_TIMEOUT = 15.0  # seconds a silent server may hold up a download
 
 Metric = Callable[..., Tensor]
 Factory = Callable[[str, torch.device], Metric]
@@ -80,7 +83,7 @@ def make_metrics(
     missing: dict[str, str] = {}
     for name in names:
         try:
-            with _download_timeout():
+            with _download_timeout(), _no_retries():
                 metrics[name] = (factory or _pyiqa_metric)(PERCEPTUAL[name].pyiqa, device)
         except Exception as error:  # whatever pyiqa, its hubs and their clients raise: the reason is reported
             missing[name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:160] if str(error) else ''}"
@@ -131,3 +134,31 @@ def _download_timeout() -> Iterator[None]:
         yield
     finally:
         socket.setdefaulttimeout(before)
+
+
+@contextmanager
+def _no_retries() -> Iterator[None]:
+    """Ask Hugging Face's hub once: where it cannot be reached, its client would retry every file for half a minute."""
+    if importlib.util.find_spec("huggingface_hub") is None:
+        yield
+        return
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or not _reachable(constants.ENDPOINT)  # offline: its cache is still read
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+@lru_cache
+def _reachable(address: str) -> bool:
+    """Whether a server answers at all, through the system's proxy if there is one."""
+    try:
+        urllib.request.urlopen(address, timeout=DOWNLOAD_TIMEOUT).close()
+    except urllib.error.HTTPError:  # an answer, though an unfriendly one
+        return True
+    except OSError:
+        return False
+    return True

@@ -22,6 +22,7 @@ SCALE = 4
 CROP = 160  # side of the detail that is shown, in target pixels
 ERROR_RANGE = 32  # levels of Y at which the error's colours end
 NYQUIST = 0.5 / SCALE  # of the LR image, in cycles per target pixel
+TINY = 1e-6  # levels²: keeps a plain image's empty spectrum on a logarithmic axis
 SPECTRUM_IMAGES = 100  # at most so many images, evenly picked, enter the spectra
 COLOURS = {"target": "#222222", "restored": "#0072b2", "bicubic": "#d55e00"}  # distinct for colour-blind readers
 STYLE = {
@@ -95,10 +96,10 @@ def draw_spectrum(path: Path, pairs: list[Pair]) -> None:
         figure = Figure(figsize=(11, 4.2), layout="constrained")
         power, ratio = figure.subplots(1, 2)
         for kind, (frequency, values) in spectra.items():
-            power.semilogy(frequency, values, color=COLOURS[kind], label=kind, lw=1.8)
+            style = {"color": COLOURS[kind], "label": kind, "lw": 1.8, "ls": "--" if kind == "bicubic" else "-"}
+            power.semilogy(frequency, values + TINY, **style)
             if kind != "target":
-                decibels = 10 * np.log10(values / spectra["target"][1])
-                ratio.plot(frequency, decibels, color=COLOURS[kind], label=kind, lw=1.8)
+                ratio.plot(frequency, 10 * np.log10((values + TINY) / (spectra["target"][1] + TINY)), **style)
         ratio.axhline(0, color=COLOURS["target"], lw=1, label="target")
         _label_spectrum(power, f"Power of Y, mean of {len(chosen)} images", "power (levels²)")
         _label_spectrum(ratio, "Share of the target's power that is there", "ratio to target (dB)")
@@ -130,15 +131,16 @@ def _draw_row(figure: Figure, axes: list[Axes], panel: Panel) -> None:
     axes[0].imshow(panel.target, interpolation="antialiased")
     frame = (columns.start, rows.start), columns.stop - columns.start, rows.stop - rows.start
     axes[0].add_patch(Rectangle(*frame, fill=False, color="#ffd400", lw=1.6))
-    axes[0].set_anchor("N")  # titles of a row on one line, whatever the image's shape
     axes[0].set_title(f"{panel.rank}: {panel.name}", fontweight="bold")
     for ax, kind in zip(axes[1:4], ("bicubic", "restored", "target"), strict=True):
         ax.imshow(getattr(panel, kind)[rows, columns], interpolation="nearest")
         ax.set_title(_caption(panel, kind))
     shown = axes[4].imshow(difference[rows, columns], cmap="RdBu_r", vmin=-ERROR_RANGE, vmax=ERROR_RANGE)
     axes[4].set_title("restored minus target")
-    figure.colorbar(shown, ax=axes[4], fraction=0.05, pad=0.02, label="error of Y (levels)")
+    scale = axes[4].inset_axes((1.03, 0, 0.05, 1))  # as high as the panel, whatever its shape
+    figure.colorbar(shown, cax=scale, label="error of Y (levels)", extend="both", extendfrac=0.03)
     for ax in axes:
+        ax.set_anchor("N")  # titles of a row on one line, whatever the image's shape
         ax.set_axis_off()
 
 

@@ -1,19 +1,22 @@
 """eval.py as the organisers run it, and its parts: pairs, tables, total score, pictures, spectra."""
 
 import csv
+import importlib.util
 import json
 import math
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import constants
 
-from evaluation import pictures
+from evaluation import perceptual, pictures
 from evaluation.pairing import EvaluationError, Pair, find_pairs
 from evaluation.perceptual import PERCEPTUAL, MetricError, make_metrics, measure, total_score
 from evaluation.pictures import detail, ranked
@@ -85,7 +88,12 @@ def test_the_organisers_command(root: Path, tmp_path: Path, folders: tuple[Path,
         (["--output_folder", "HR/empty"], "holds no PNG files: name the folder that test.py wrote"),
         (["--output_folder", "08_HATFreq/test", "--metrics", "psnr"], "psnr need targets: give --target_folder"),
         (["--output_folder", "08_HATFreq/test", "--metrics", "vmaf"], "unknown metric 'vmaf': choose from psnr, ssim"),
+        (["--output_folder", "08_HATFreq/test", "--metrics", " ,"], "no metric is named: choose from psnr, ssim"),
         (["--output_folder", "08_HATFreq/test", "--target_folder", "HR", "--gpu_ids", "a"], "--gpu_ids takes numbers"),
+        (
+            ["--output_folder", "08_HATFreq/test", "--target_folder", "HR", "--metrics_save_path", "HR/0900.png"],
+            "HR/0900.png is a file: name a folder with --metrics_save_path",
+        ),
         (
             ["--output_folder", "08_HATFreq/test", "--target_folder", "HR/empty"],
             "lacks the target of 3 of 3: 0900x4.png",
@@ -116,6 +124,61 @@ def test_sizes_that_differ_and_damaged_files_end_the_run(
     done = eval_script(root, *words, cwd=tmp_path)
     assert done.returncode == 1 and "0901.png is empty" in done.stderr
     assert not (tmp_path / "r").exists()
+
+
+def test_an_image_too_small_to_score_is_named(root: Path, tmp_path: Path, folders: tuple[Path, Path]) -> None:
+    for path in (folders[0] / "0901x4.png", folders[1] / "0901.png"):
+        write_png(path, smooth(1, 16, 16))
+    words = ("--output_folder", folders[0], "--target_folder", folders[1], "--metrics", "psnr,ssim")
+    done = eval_script(root, *words, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "0901x4.png cannot be scored (SSIM needs 11 pixels a side inside the border, got 8x8)" in done.stderr
+
+
+def test_a_comparison_that_cannot_be_ordered_is_said_to_be_missing(
+    root: Path, tmp_path: Path, folders: tuple[Path, Path]
+) -> None:
+    words = ("--output_folder", folders[0], "--target_folder", folders[1], "--metrics", "ssim")
+    done = eval_script(root, *words, cwd=tmp_path)
+    assert done.returncode == 0
+    assert "no 08_HATFreq--test_comparison.png: it is ordered by PSNR, so add psnr to --metrics" in done.stderr
+    names = {f"08_HATFreq--test{end}" for end in (".csv", ".txt", "_spectrum.png")}
+    assert {path.name for path in (tmp_path / "IQA_results").iterdir()} == names
+
+
+TWO_DEVICES = """
+import sys, torch
+import eval as script
+
+script.choose_devices = lambda gpu_ids: [torch.device("cpu")] * int(gpu_ids)
+sys.exit(script.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_several_devices_write_the_tables_of_one(root: Path, tmp_path: Path, folders: tuple[Path, Path]) -> None:
+    devices = 5  # more than there are images
+    words = ["--output_folder", str(folders[0]), "--target_folder", str(folders[1]), "--metrics", "psnr,ssim"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
+    for count in (1, devices):
+        options = ["--no_pictures", "--gpu_ids", str(count), "--metrics_save_path", str(tmp_path / f"on{count}")]
+        command = [sys.executable, "-c", TWO_DEVICES, *words, *options]
+        subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    for end in ("csv", "txt"):
+        one, several = (tmp_path / f"on{count}" / f"08_HATFreq--test.{end}" for count in (1, devices))
+        assert one.read_bytes() == several.read_bytes()
+
+
+def test_a_metric_that_one_process_lacks_is_left_out_of_all(root: Path) -> None:
+    spec = importlib.util.spec_from_file_location("eval_script", root / "eval.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    pairs = [Pair(Path(f"{n}.png")) for n in range(3)]
+    even = ({"0.png": {"psnr": 1.0, "NIQE": 5.0}, "2.png": {"psnr": 3.0, "NIQE": 6.0}}, {})
+    odd = ({"1.png": {"psnr": 2.0}}, {"NIQE": "no network"})
+    rows, missing = script.merge_parts(pairs, [even, odd])
+    assert list(rows.items()) == [("0.png", {"psnr": 1.0}), ("1.png", {"psnr": 2.0}), ("2.png", {"psnr": 3.0})]
+    assert missing == {"NIQE": "no network"}
 
 
 def test_without_targets_only_blind_metrics_are_asked_for(root: Path, folders: tuple[Path, Path]) -> None:
@@ -159,6 +222,12 @@ def test_pairs_that_are_missing_or_ambiguous(tmp_path: Path) -> None:
         find_pairs(restored, target, None)
     (target / "99.png").rename(target / "03x4.png")
     with pytest.raises(EvaluationError, match=r"holds 03x4.png and 03.png, and either could be the target of 03x4.png"):
+        find_pairs(restored, target, None)
+    (target / "03x4.png").unlink()
+    touch(restored, "03.png")
+    with pytest.raises(
+        EvaluationError, match=r"share a target: 03\.png and 03x4\.png \(of 03\.png\); keep one of each"
+    ):
         find_pairs(restored, target, None)
 
 
@@ -236,6 +305,31 @@ def test_without_pyiqa_every_metric_is_missing(monkeypatch: pytest.MonkeyPatch) 
     metrics, missing = make_metrics(["LPIPS", "NIQE"], CPU)
     assert not metrics
     assert set(missing) == {"LPIPS", "NIQE"} and "requirements-iqa.txt" in missing["LPIPS"]
+
+
+def test_an_unreachable_hub_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def refuse(address: str, timeout: float) -> None:
+        asked.append(address)
+        raise OSError("no network")
+
+    perceptual._reachable.cache_clear()
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
+    seen: list[bool] = []
+    make_metrics(["MUSIQ", "MANIQA"], CPU, lambda name, device: seen.append(constants.HF_HUB_OFFLINE))
+    assert seen == [True, True] and asked == [constants.ENDPOINT]
+    assert not constants.HF_HUB_OFFLINE
+    perceptual._reachable.cache_clear()
+
+
+def test_a_plain_image_has_a_spectrum_picture(tmp_path: Path) -> None:
+    for name in ("sr.png", "hr.png"):
+        write_png(tmp_path / name, np.zeros((32, 32, 3), np.uint8))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pictures.draw_spectrum(tmp_path / "out.png", [Pair(tmp_path / "sr.png", tmp_path / "hr.png")])
+    assert read_rgb(tmp_path / "out.png").shape[1] > 1000
 
 
 PYIQA = """
