@@ -227,8 +227,8 @@ def test_weights_that_are_not_finite_are_never_saved(command, tmp_path, monkeypa
     before = {path.name: path.read_bytes() for path in (tmp_path / "run").glob("*.pt")}
     honest = train.train_step
 
-    def overflowing(run: train.Run, lq: torch.Tensor, gt: torch.Tensor) -> torch.Tensor:
-        loss = honest(run, lq, gt)
+    def overflowing(run: train.Run, parts: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+        loss = honest(run, parts)
         next(run.ema.model.parameters()).view(-1)[0] = float("nan")
         return loss
 

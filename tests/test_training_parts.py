@@ -394,7 +394,7 @@ def test_resuming_after_a_preset_changed_names_the_fields():
 def test_settings_that_decide_no_result_are_free_to_change():
     free = {f.name for f in fields(TrainConfig) if f.metadata.get("free")}
     assert free == {
-        *("out", "steps", "valid_every", "save_every", "log_every", "max_minutes", "finish_in"),
+        *("out", "steps", "micro_batch", "valid_every", "save_every", "log_every", "max_minutes", "finish_in"),
         *("threads", "workers", "cache_gb"),
     }
     check_same(config_dict(CONFIG), replace(CONFIG, steps=7, workers=0, threads=1, valid_every=9, save_every=9))

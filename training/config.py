@@ -40,7 +40,8 @@ class TrainConfig:
     model_overrides: tuple[str, ...] = setting((), text="fields of the preset to change, as key=value")
     init: str = setting("", text="weights to start from (fine-tuning); empty: from scratch")
     steps: int = setting(20_000, text="optimiser steps in all", free=True)
-    batch: int = setting(16, text="patches in a step")
+    batch: int = setting(16, text="patches in a step, over all processes")
+    micro_batch: int = setting(0, text="patches that a process takes at once; 0: its whole share of a step", free=True)
     patch: int = setting(48, text="side of a low-resolution patch")
     lr: float = setting(1e-3, text="peak learning rate")
     min_lr: float = setting(1e-6, text="learning rate of the last step")
@@ -73,7 +74,17 @@ class TrainConfig:
         """Refuse values that cannot work, naming the setting."""
         for name in ("steps", "batch", "patch", "valid_every", "save_every", "log_every"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("warmup", "grad_clip", "max_minutes", "finish_in", "threads", "workers", "cache_gb", "seed"):
+        for name in (
+            "micro_batch",
+            "warmup",
+            "grad_clip",
+            "max_minutes",
+            "finish_in",
+            "threads",
+            "workers",
+            "cache_gb",
+            "seed",
+        ):
             _require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
         _require(0 <= self.min_lr <= self.lr, f"min_lr {self.min_lr} must lie between 0 and lr {self.lr}")
         _require(0 <= self.ema < 1, f"ema must lie in [0, 1), got {self.ema}")

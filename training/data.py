@@ -6,12 +6,13 @@ goes on with exactly the pairs that an undisturbed one would have seen.
 
 import multiprocessing
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ NAMED = 10  # how many unusable images a message lists
 
 Image = NDArray[np.uint8]
 Key = tuple[int, int]  # step, index in the batch
+T = TypeVar("T")
 
 
 class DataError(ValueError):
@@ -90,17 +92,29 @@ class Patches(Dataset[Any]):
 
 
 class StepBatches(Sampler[list[Key]]):
-    """The keys of the steps `start` to `end - 1`, a batch at a time."""
+    """The keys of the steps `start` to `end - 1` that one process takes, `micro` at a time and `passes` times a step.
 
-    def __init__(self, start: int, end: int, batch: int) -> None:
-        self.start, self.end, self.batch = start, end, batch
+    The shares of the processes follow one another in the global batch, which is the same for every number of them.
+    """
+
+    def __init__(self, start: int, end: int, micro: int, passes: int = 1, rank: int = 0) -> None:
+        self.start, self.end, self.micro, self.passes, self.rank = start, end, micro, passes, rank
 
     def __iter__(self) -> Iterator[list[Key]]:
+        first = self.rank * self.passes * self.micro
         for step in range(self.start, self.end):
-            yield [(step, index) for index in range(self.batch)]
+            for begin in range(first, first + self.passes * self.micro, self.micro):
+                yield [(step, index) for index in range(begin, begin + self.micro)]
 
     def __len__(self) -> int:
-        return self.end - self.start
+        return (self.end - self.start) * self.passes
+
+
+def by_step(batches: Iterable[T], passes: int) -> Iterator[list[T]]:
+    """The batches of each step together."""
+    iterator = iter(batches)
+    while step := list(islice(iterator, passes)):
+        yield step
 
 
 def make_loader(patches: Patches, batches: StepBatches, workers: int, pin_memory: bool) -> DataLoader[Any]:

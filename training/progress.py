@@ -60,10 +60,12 @@ class Losses:
 class Progress:
     """A bar on a terminal, a line every `log_every` steps elsewhere; seconds are those of the steps and their data."""
 
-    def __init__(self, step: int, end: int, batch: int, log_every: int) -> None:
+    def __init__(self, step: int, end: int, batch: int, log_every: int, silent: bool = False) -> None:
         self.step, self.end, self.batch, self.log_every = step, end, batch, log_every
         self.steps, self.seconds = 0, 0.0  # of this start
-        self.bar = tqdm(total=end, initial=step, unit="step", dynamic_ncols=True, disable=not sys.stderr.isatty())
+        self.bar = tqdm(
+            total=end, initial=step, unit="step", dynamic_ncols=True, disable=silent or not sys.stderr.isatty()
+        )
 
     def __enter__(self) -> "Progress":
         return self

@@ -1,0 +1,140 @@
+"""One trainer in several processes, launched by torchrun: who is who, and what they tell each other.
+
+One process, one machine and many machines take the same path. The global batch is the setting; each process's share and
+the passes it is taken in follow from the number of processes.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from training.config import ConfigError
+
+ASK_EVERY = 10  # steps between two questions to all processes on a GPU, where each one waits for the device
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all of them."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the process that speaks and writes."""
+        return self.rank == 0
+
+    def share(self, batch: int, micro_batch: int) -> tuple[int, int]:
+        """Patches that this process takes at once, and in how many passes a step, for a global batch.
+
+        Raises:
+            ConfigError: the batch cannot be shared out evenly.
+        """
+        if batch % self.size:
+            below = batch - batch % self.size
+            near = f"{below} or {below + self.size}" if below else str(self.size)
+            raise ConfigError(
+                f"{self.size} processes cannot share a global batch of {batch} evenly: set batch to {near}"
+            )
+        share = batch // self.size
+        micro = micro_batch or share
+        if share % micro:
+            raise ConfigError(
+                f"micro_batch {micro} does not divide the {share} patches of a process "
+                f"(a global batch of {batch} over {self.size}): set it to a divisor of {share}"
+            )
+        return micro, share // micro
+
+    def from_main(self, function: Callable[[], T]) -> T:
+        """Call a function in the main process and give its result, or raise its error, in all of them."""
+        if self.size == 1:
+            return function()
+        outcome: list[Any] = [None, None]
+        if self.main:
+            try:
+                outcome[0] = function()
+            except (ValueError, OSError) as error:
+                outcome[1] = error
+        dist.broadcast_object_list(outcome, src=0)
+        if outcome[1] is not None:
+            raise outcome[1]
+        return outcome[0]
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over all processes, in place."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def largest(self, number: int, step: int) -> int:
+        """The largest of all processes' numbers; asked at every step on CPUs, at every tenth on GPUs, 0 in between."""
+        if self.size == 1:
+            return number
+        if self.device.type == "cuda" and step % ASK_EVERY:
+            return 0
+        asked = torch.tensor(number, device=self.device)
+        dist.all_reduce(asked, dist.ReduceOp.MAX)
+        return int(asked)
+
+
+@contextmanager
+def joined(device: str) -> Iterator[World]:
+    """This process's place among those that torchrun has started, or alone.
+
+    Args:
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+
+    Raises:
+        ConfigError: the device cannot be used, or one process was started where several GPUs wait.
+    """
+    if "RANK" not in os.environ:
+        if device == "auto" and torch.cuda.device_count() > 1:
+            count = torch.cuda.device_count()
+            raise ConfigError(
+                f"{count} GPUs and one process: start with 'torchrun --standalone --nproc_per_node {count} train.py "
+                "...', or name one GPU with --device cuda:0"
+            )
+        yield World(0, 1, choose_device(device))
+        return
+    chosen = choose_device(device, local_rank=int(os.environ["LOCAL_RANK"]))
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    store, rank, size = next(dist.rendezvous("env://"))
+    # After a restart torchrun may offer the same store, in which the dead processes' addresses still stand (pytorch
+    # issue 167288): every attempt gets keys of its own.
+    store = dist.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", store=store, rank=rank, world_size=size)
+    yield World(rank, size, chosen)
+    # After an error, the others may wait for this process: leaving at once lets torchrun end them.
+    dist.destroy_process_group()
+
+
+def choose_device(name: str, local_rank: int | None = None) -> torch.device:
+    """The device that `--device` names; under torchrun, the GPU of this process.
+
+    Raises:
+        ConfigError: not a device, or CUDA where there is none or too few.
+    """
+    if name != "auto" and name.split(":")[0] not in ("cpu", "cuda"):
+        raise ConfigError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cpu":
+        return device
+    index = device.index if local_rank is None else local_rank
+    count = torch.cuda.device_count()
+    if (index or 0) >= count:
+        raise ConfigError(
+            f"device {name!r} with GPU {index or 0} asked for, and PyTorch finds {count}: use fewer processes, or cpu"
+        )
+    return device if index is None else torch.device("cuda", index)
