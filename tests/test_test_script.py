@@ -241,6 +241,17 @@ def test_memory_that_runs_out_makes_tiles_smaller(tmp_path: Path, lq: Path, caps
     assert sizes[1:3] == [(100, 130), (64, 64)]
 
 
+def test_a_terminal_sees_a_bar_with_the_time_left(
+    tmp_path: Path, lq: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    restore_folder(network_restorer(), lq, tmp_path / "quiet")
+    assert capsys.readouterr().err == ""  # no bar in a log file
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    restore_folder(network_restorer(), lq, tmp_path / "out")
+    bar = capsys.readouterr().err.replace("\r", "\n").splitlines()[-1]
+    assert bar.startswith("0902x4.png: 100%") and "612/612 [00:0" in bar and "<00:00" in bar  # 3 x 17 x 12 pixels
+
+
 def test_memory_that_never_suffices_ends_with_the_remedy(tmp_path: Path, lq: Path) -> None:
     restorer = network_restorer(tile=32)
 

@@ -253,7 +253,9 @@ def restore_folder(
         torch.cuda.reset_peak_memory_stats(device)
     started, kept, failures = time.monotonic(), 0, []
     pixels = {name: _pixels(path) for name, path in names.items()}
-    with tqdm(total=sum(pixels.values()), unit="px", unit_scale=True, disable=not sys.stderr.isatty()) as bar:
+    with tqdm(
+        total=sum(pixels.values()), unit="px", unit_scale=True, dynamic_ncols=True, disable=not sys.stderr.isatty()
+    ) as bar:
         for name, path in names.items():
             bar.set_description(path.name)
             try:
