@@ -1,5 +1,6 @@
-"""Peak memory of one forward pass on the CPU, in bytes for each LR pixel: where models/team08_HATFreq/memory.py has it
-from.
+"""Peak memory of one forward pass on the CPU, in bytes for each LR pixel.
+
+The estimate in models/team08_HATFreq/memory.py rests on it.
 
     python benchmarks/forward_memory.py
 

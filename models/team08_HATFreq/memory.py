@@ -8,8 +8,8 @@ import torch
 
 from .network import HATConfig
 
-# Bytes of a forward pass for each LR pixel and channel: above all that benchmarks/forward_memory.py measured on a CPU in
-# fp32 from 96x96 to 768x768 (69 to 120 for `light`, 103 to 144 for `base`); bf16 took 0.65 to 0.67 of it.
+# Bytes of a forward pass for each LR pixel and channel: as much as the most that benchmarks/forward_memory.py has
+# measured on a CPU in fp32, from 96x96 to 768x768 (69 to 120 for `light`, 103 to 144 for `base`); bf16: 0.65 to 0.67.
 BYTES_PER_CHANNEL = 144
 BF16_SHARE = 0.7
 USABLE = 0.6  # of what is free: the rest is for the images themselves and for fragmentation
