@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from models.team08_HATFreq.images import ImageError, list_images, read_rgb
+from training.sources import DataError
 from utils.resize import imresize
 
 SCALE = 4
@@ -30,10 +31,6 @@ NAMED = 10  # how many unusable images a message lists
 Image = NDArray[np.uint8]
 Key = tuple[int, int]  # step, index in the batch
 T = TypeVar("T")
-
-
-class DataError(ValueError):
-    """Images that cannot be trained or validated on; the message names them and the remedy."""
 
 
 @dataclass(frozen=True)

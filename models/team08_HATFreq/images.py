@@ -4,6 +4,7 @@ PIL reads the header, tells truncated files and decodes 8-bit samples; OpenCV de
 silently cut to eight bits.
 """
 
+import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,31 +64,37 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
 
 
-def read_picture(path: str | os.PathLike[str]) -> Picture:
+def read_picture(path: str | os.PathLike[str], content: bytes | None = None) -> Picture:
     """Read an image file of 8 or 16 bits: grey, palette, colour, with or without alpha, upright by its EXIF tag.
+
+    Args:
+        path: the file; only a name for messages where `content` is given.
+        content: the file's bytes, if they lie elsewhere (inside a tar shard, say).
 
     Raises:
         ImageError: not an image, truncated, too large, animated, CMYK or of floating-point samples.
     """
     path = Path(path)
-    with _opened(path) as image:
+    content = _bytes_of(path) if content is None else content
+    with _opened(path, content) as image:
         _refuse_unsupported(path, image)
         try:
             image.load()  # decodes everything: a truncated file fails here
         except _DAMAGE as error:
             raise ImageError(f"{path} is damaged or truncated ({error}): copy or download it again") from error
-        samples = _decode_16(path) if _is_16_bit(image) else _decode_8(image)
+        sixteen = _is_16_bit(image, content)
+        samples = _decode_16(path, content) if sixteen else _decode_8(image)
         orientation = image.getexif().get(_ORIENTATION_TAG, 1)
     return _picture(_upright(samples, orientation))
 
 
-def read_rgb(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
+def read_rgb(path: str | os.PathLike[str], content: bytes | None = None) -> NDArray[np.uint8]:
     """Read an image as uint8 `h w 3`: grey in three equal channels, 16 bits rounded to 8.
 
     Raises:
         ImageError: as `read_picture`, or an image that is partly transparent.
     """
-    picture = read_picture(path)
+    picture = read_picture(path, content)
     if picture.alpha is not None:
         raise ImageError(f"{path} is partly transparent: flatten it onto a background first")
     if picture.rgb.dtype == np.uint16:
@@ -136,16 +143,28 @@ def write_bytes(path: Path, content: bytes) -> None:
         raise
 
 
-def _opened(path: Path) -> Image.Image:
-    """The file with its header read."""
+def _bytes_of(path: Path) -> bytes:
     if path.is_dir():
         raise ImageError(f"{path} is a folder with an image's name: rename it")
     try:
-        image = Image.open(path)
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise ImageError(f"{path} does not exist") from error
+    except OSError as error:
+        raise ImageError(f"{path} cannot be read ({error.strerror}): check the file and its permissions") from error
+
+
+def _opened(path: Path, content: bytes | None = None) -> Image.Image:
+    """The file with its header read, from its bytes where they are at hand."""
+    if content is None and path.is_dir():
+        raise ImageError(f"{path} is a folder with an image's name: rename it")
+    try:
+        image = Image.open(path if content is None else io.BytesIO(content))
     except FileNotFoundError as error:
         raise ImageError(f"{path} does not exist") from error
     except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError, OSError) as error:
-        cause = "is empty" if path.stat().st_size == 0 else f"is no image that can be read ({error})"
+        empty = path.stat().st_size == 0 if content is None else not content
+        cause = "is empty" if empty else f"is no image that can be read ({error})"
         raise ImageError(f"{path} {cause}: replace it or take it out of the folder") from error
     if image.width * image.height > MAX_PIXELS:
         image.close()
@@ -165,19 +184,13 @@ def _refuse_unsupported(path: Path, image: Image.Image) -> None:
         raise ImageError(f"{path} holds {max(np.atleast_1d(bits))}-bit samples that are not unsigned: save 16-bit ones")
 
 
-def _is_16_bit(image: Image.Image) -> bool:
+def _is_16_bit(image: Image.Image, content: bytes) -> bool:
     """Whether samples have 16 bits; PIL's mode says so for grey files only."""
     if image.mode in _SIXTEEN:
         return True
     if image.format == "PNG":
-        return _png_bit_depth(Path(str(image.filename))) == 16  # type: ignore[attr-defined]
+        return content[24] == 16  # the bit depth in the IHDR chunk (PNG specification, 11.2.2)
     return max(np.atleast_1d(getattr(image, "tag_v2", {}).get(_BITS_TAG, (8,)))) == 16
-
-
-def _png_bit_depth(path: Path) -> int:
-    """The bit depth byte of the IHDR chunk (PNG specification, 11.2.2)."""
-    with path.open("rb") as file:
-        return file.read(25)[24]
 
 
 def _decode_8(image: Image.Image) -> NDArray[np.uint8]:
@@ -188,9 +201,9 @@ def _decode_8(image: Image.Image) -> NDArray[np.uint8]:
     return np.array(image.convert("RGBA" if transparent or image.mode in ("RGBA", "PA") else "RGB"))
 
 
-def _decode_16(path: Path) -> NDArray[np.uint16]:
+def _decode_16(path: Path, content: bytes) -> NDArray[np.uint16]:
     """uint16 `h w`, `h w 3` or `h w 4`."""
-    samples = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    samples = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if samples is None or samples.dtype != np.uint16:
         raise ImageError(f"{path} holds 16-bit samples that OpenCV cannot decode: save it as a 16-bit PNG")
     if samples.ndim == 3:

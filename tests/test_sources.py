@@ -1,0 +1,103 @@
+"""Folders, trees, lists and tar shards as sources of images: the same bytes whichever way, and clear refusals."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.team08_HATFreq.images import ImageError, write_png
+from training.sources import DataError, ImageFile, expand
+
+
+def noise(seed: int, side: int = 8) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """`tree/{a,b}/{0,1}.png`, one image a seed, with files beside them that are no images."""
+    for number, name in enumerate(["a/0.png", "a/1.png", "b/0.png", "b/1.png"]):
+        (tmp_path / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
+        write_png(tmp_path / "tree" / name, noise(number))
+    (tmp_path / "tree" / "a" / "notes.txt").write_text("x")
+    (tmp_path / "tree" / "a" / ".hidden.png").write_text("x")
+    return tmp_path / "tree"
+
+
+def pack(shard: Path, files: dict[str, bytes], mode: str = "w") -> Path:
+    with tarfile.open(shard, mode) as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return shard
+
+
+@pytest.fixture
+def shard(tree: Path, tmp_path: Path) -> Path:
+    files = {f"{path.parent.name}{path.name}": path.read_bytes() for path in sorted(tree.rglob("[01].png"))}
+    return pack(tmp_path / "shard-0.tar", {**files, "a0.json": b"{}"})
+
+
+def test_a_folder_holds_its_own_images_and_a_tree_those_below(tree: Path) -> None:
+    assert [image.name for image in expand(str(tree / "a"))] == [str(tree / "a/0.png"), str(tree / "a/1.png")]
+    names = [str(tree / name) for name in ("a/0.png", "a/1.png", "b/0.png", "b/1.png")]
+    assert [image.name for image in expand(f"{tree}/**")] == names
+    with pytest.raises(DataError, match=r"tree holds no images: give a folder of PNG or JPEG files"):
+        expand(str(tree))
+
+
+def test_a_shard_gives_the_same_pixels_as_the_files_in_any_order(tree: Path, shard: Path) -> None:
+    images = expand(str(shard))
+    assert [image.member for image in images] == ["a0.png", "a1.png", "b0.png", "b1.png"]
+    assert images[1].name == f"{shard}::a1.png" and images[1].stem == "a1"
+    for number in (2, 0, 3, 1):
+        np.testing.assert_array_equal(images[number].read_rgb(), noise(number))
+    assert images[0].content() == (tree / "a" / "0.png").read_bytes()
+
+
+def test_a_list_names_images_folders_and_shards_relative_to_itself(tree: Path, shard: Path, tmp_path: Path) -> None:
+    lines = ["# chosen", "", "tree/b/1.png", "shard-0.tar::a1.png", str(tree / "a/0.png"), "tree/b", "shard-0.tar"]
+    (tmp_path / "list.txt").write_text("\n".join(lines))
+    images = expand(str(tmp_path / "list.txt"))
+    assert images[:3] == [
+        ImageFile(tmp_path / "tree/b/1.png"), expand(f"{shard}::a1.png")[0], ImageFile(tree / "a/0.png")
+    ]  # fmt: skip
+    assert images[3:] == [*expand(str(tree / "b")), *expand(str(shard))]
+    np.testing.assert_array_equal(images[1].read_rgb(), noise(1))
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("none", "none does not exist: give a folder of images"),
+        ("none/**", "none is not a folder"),
+        ("shard-0.tar::c.png", "shard-0.tar holds no image c.png: make the list anew"),
+        ("empty.txt", "empty.txt holds no images"),
+        ("lost.txt", r"lost.txt, line 2: .*none does not exist"),
+        ("nested.txt", "line 1: a list cannot name another list"),
+        ("packed.tar", "packed.tar is no tar shard that can be read .*plain, not compressed"),
+        ("cut.tar", "cut.tar is no tar shard that can be read"),
+        ("binary.txt", "binary.txt is no list of images"),
+    ],
+)
+def test_words_that_lead_nowhere_are_refused(shard: Path, tmp_path: Path, word: str, message: str) -> None:
+    (tmp_path / "empty.txt").write_text("# nothing\n")
+    (tmp_path / "lost.txt").write_text("tree/a\nnone\n")
+    (tmp_path / "nested.txt").write_text("empty.txt\n")
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00\x80")
+    pack(tmp_path / "packed.tar", {"a.png": b"x" * 100}, "w:gz")
+    (tmp_path / "cut.tar").write_bytes(shard.read_bytes()[:700])
+    with pytest.raises(DataError, match=message):
+        expand(str(tmp_path / word))
+
+
+def test_a_lost_or_cut_image_is_named(shard: Path, tmp_path: Path) -> None:
+    image = expand(str(shard))[3]
+    shard.write_bytes(shard.read_bytes()[: image.offset + 5])
+    with pytest.raises(ImageError, match=r"shard-0.tar::b1.png is cut short"):
+        image.read_rgb()
+    with pytest.raises(ImageError, match=r"gone.png cannot be read \(No such file"):
+        ImageFile(tmp_path / "gone.png").read_rgb()
