@@ -46,6 +46,20 @@ def imresize(image: NDArray[np.uint8], scale: float, border: Border = "mirror") 
     return np.ascontiguousarray(_resize_rows(resized.swapaxes(0, 1), scale, border).swapaxes(0, 1))
 
 
+def imresize_weights(scale: float) -> NDArray[np.float64]:
+    """The weights of one output sample where all have the same, inside an image: x1/2, x1/4, x1/8.
+
+    Args:
+        scale: one over an even number.
+
+    Returns:
+        float64 `n_taps`, without the zeros at its ends.
+    """
+    index, weight = _taps(round(16 / scale), float(scale), "clamp")
+    middle = weight[len(weight) // 2]
+    return middle[middle != 0]
+
+
 def _resize_rows(image: NDArray[np.uint8], scale: float, border: Border) -> NDArray[np.uint8]:
     """Resize the first axis and round half up to uint8."""
     index, weight = _taps(image.shape[0], float(scale), border)
