@@ -1,12 +1,12 @@
-"""Train HATFreq (x4) on folders of high-resolution photographs.
+"""Train HATFreq (x4) on high-resolution photographs.
 
     python train.py --data photographs --out runs/light --preset light --steps 20000 --valid_hr targets
     torchrun --standalone --nproc_per_node 8 train.py ...        # the same on the GPUs of a machine
 
 The same command resumes a run that was stopped, exactly where its last checkpoint stands. The run folder holds the
-settings (`config.json`), the machine (`environment.json`), the log (`log.csv`, `curves.png`), the checkpoints and the
-averaged
-weights: `last.safetensors`, and `best.safetensors` by validation PSNR.
+settings (`config.json`), the machine (`environment.json`), the log (`log.csv`, `curves.png`, `tensorboard/`), sample
+pictures (`samples/`), the checkpoints and the averaged weights: `last.safetensors`, and `best.safetensors` by
+validation PSNR.
 """
 
 import json
@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 from models.team08_HATFreq import HATFreq
 from models.team08_HATFreq.images import ImageError
 from models.team08_HATFreq.weights import WeightsError, load_weights, save_weights
+from training.audit import Audit, audit, default_cache, fingerprint
 from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from training.config import (
     ConfigError,
@@ -40,16 +41,21 @@ from training.config import (
     parse_arguments,
     write_run_record,
 )
-from training.curves import draw_curves
-from training.data import DataError, Patches, StepBatches, audit, by_step, fingerprint, make_loader, to_network
+from training.data import Batch, Patches, StepBatches, by_step, make_loader, to_pair
+from training.decoded import DecodedImages
 from training.distributed import World, joined
 from training.ema import ExponentialMovingAverage
+from training.log import Log, write_left_out
 from training.losses import parse_loss, total_loss
-from training.progress import REMEDY, Losses, NonFiniteError, Progress, StopSignals, say
-from training.schedule import Schedule, planned, resumed
-from training.validation import ValidationPair, append_log, digests, load_pairs, start_log, validate
+from training.mixture import Source, open_source
+from training.progress import REMEDY, Losses, NonFiniteError, Progress, StopSignals, Unreadable, say
+from training.samples import draw_samples
+from training.schedule import REPLAN_AFTER, Schedule, parse_finish_in, planned, resumed
+from training.sources import DataError
+from training.validation import ValidationSet, digests, load_sets, restore, validate
 
 TIMED_OUT = 255  # beyond every signal's number
+FUSION = ".freq."  # in the names of the fusion blocks' weights
 EXPLAINED = (ConfigError, DataError, CheckpointError, ImageError, WeightsError, NonFiniteError, OSError)
 
 
@@ -86,7 +92,7 @@ class Run:
     step: int = 0  # steps made
     losses: list[float] = field(default_factory=list)  # since the last row of the log
     best_psnr: float = -math.inf
-    seconds: float = 0.0  # of training, in steps, over all starts
+    seconds: float = 0.0  # of training, over all starts
 
     @property
     def device(self) -> torch.device:
@@ -105,19 +111,22 @@ def start(config: TrainConfig, world: World) -> Run:
     if state is not None:
         check_same(state["config"], config)
         check_same_network(state.get("network", {}), model_config(config))
-    elif config.finish_in:
-        raise ConfigError(f"finish_in reshapes a run that has begun, and {config.out} holds no checkpoint")
+    elif parse_finish_in(config.finish_in)[0]:
+        raise ConfigError(f"finish_in {config.finish_in} reshapes a run that has begun, and {config.out} holds none")
     torch.manual_seed(config.seed)
     model = HATFreq(model_config(config))
     if config.init and state is None:
         message = load_weights(model, Path(config.init))
     model.to(world.device).train()
     beta1, beta2 = config.betas
-    optimiser = torch.optim.Adam(model.parameters(), lr=config.lr, betas=(beta1, beta2), fused=True)
-    schedule = planned(config.lr, config.min_lr, config.warmup, config.steps)
+    groups = parameter_groups(model, config.fusion_lr_scale)
+    optimiser = torch.optim.Adam(groups, lr=config.lr, betas=(beta1, beta2), fused=True)
+    schedule = planned(config.lr, config.min_lr, config.warmup, config.steps, config.milestones)
     run = Run(config, world, model, model, ExponentialMovingAverage(model, config.ema), optimiser, schedule)
     if state is not None:
-        restore(run, state)
+        go_on(run, state)
+    elif config.finish_in:
+        run.schedule = schedule.finishing(0, config.finish_in, 0.0)
     if world.size > 1:
         run.network = DistributedDataParallel(model, [world.device] if world.device.type == "cuda" else None)
     if message:
@@ -125,14 +134,25 @@ def start(config: TrainConfig, world: World) -> Run:
     return run
 
 
-def restore(run: Run, state: dict[str, Any]) -> None:
+def parameter_groups(model: HATFreq, fusion_lr_scale: float) -> list[dict[str, Any]]:
+    """The weights as the optimiser takes them; the fusion blocks' apart where they have a rate of their own."""
+    if fusion_lr_scale == 1:
+        return [{"params": list(model.parameters())}]
+    fusion = [weight for name, weight in model.named_parameters() if FUSION in name]
+    others = [weight for name, weight in model.named_parameters() if FUSION not in name]
+    if not fusion:
+        raise ConfigError("fusion_lr_scale is set and the network has no fusion blocks: choose another --frequency")
+    return [{"params": others}, {"params": fusion, "scale": fusion_lr_scale}]
+
+
+def go_on(run: Run, state: dict[str, Any]) -> None:
     """Bring a new run to where a checkpoint stands."""
     run.model.load_state_dict(state["model"])
     run.ema.model.load_state_dict(state["ema"])
     run.optimiser.load_state_dict(state["optimiser"])
     run.step, run.data, run.losses = state["step"], state["data"], state["losses"]
     run.best_psnr, run.seconds = state["best_psnr"], state["seconds"]
-    run.schedule = resumed(run.schedule, state["schedule"], run.step, run.config.finish_in)
+    run.schedule = resumed(run.schedule, state["schedule"], run.step, run.config.finish_in, run.seconds)
 
 
 def save(run: Run) -> None:
@@ -174,75 +194,116 @@ def train(config: TrainConfig, world: World, started: float) -> int:
     torch.backends.cudnn.allow_tf32 = config.precision == "bf16"  # fp32 means fp32, in convolutions too
     micro, passes = world.share(config.batch, config.micro_batch)
     run = start(config, world)
-    pairs = load_pairs(config.valid_hr, config.valid_lr)
-    patches = prepare_data(run, pairs)
+    sets = load_sets(config.valid_hr, config.valid_lr)
+    patches, found = prepare_data(run, sets)
     if run.step >= run.schedule.end:
         say(f"finished: {run.folder} stands at step {run.step} of {run.schedule.end}")
         return 0
-    world.from_main(lambda: open_folder(run))
+    world.from_main(lambda: open_folder(run, found))
     millions = sum(parameter.numel() for parameter in run.model.parameters()) / 1e6
     say(f"settings that differ from the defaults: {changed_settings(config)}")
     say(f"{millions:.2f} M parameters on {run.device}, {config.precision}; steps {run.step} to {run.schedule.end}")
     say(f"a step: {config.batch} patches = {world.size} process(es) x {passes} pass(es) x {micro}")
-    return loop(run, patches, pairs, StepBatches(run.step, run.schedule.end, micro, passes, world.rank), started)
+    return loop(run, patches, sets, StepBatches(run.step, micro, passes, world.rank), started)
 
 
-def open_folder(run: Run) -> None:
-    """Make the run folder, with its record and its log up to the run's step."""
+def open_folder(run: Run, found: Audit) -> None:
+    """Make the run folder, with its record and the list of images left out."""
     run.folder.mkdir(parents=True, exist_ok=True)
     write_run_record(run.config, run.model.config, run.folder)
-    start_log(run.folder / "log.csv", run.step)
+    write_left_out(run.folder / "left_out.csv", found.left_out)
 
 
-def prepare_data(run: Run, pairs: list[ValidationPair]) -> Patches:
+def prepare_data(run: Run, sets: list[ValidationSet]) -> tuple[Patches, Audit]:
     """Audit the training set, and on resume check that it is the one that the run began with."""
     config = run.config
-    photographs = audit(config.data, config.patch, digests(pairs), config.cache_gb)
-    found = fingerprint(photographs)
-    if run.data and run.data != found:
+    sources, found = run.world.from_main(lambda: audited(config, digests(sets)))
+    data = fingerprint(found.photographs)
+    if run.data and run.data != data:
         raise DataError(
             f"the training images have changed since {run.folder} began: restore them, or start another --out"
         )
-    run.data = found
-    pixels = sum(photograph.height * photograph.width for photograph in photographs)
-    cached = sum(photograph.pixels is not None for photograph in photographs)
-    say(f"{len(photographs)} training images, {pixels / 1e6:.1f} megapixels, {cached} kept decoded")
-    return Patches(photographs, config.patch, config.seed)
+    run.data = data
+    images = DecodedImages(Path(config.decoded) if config.decoded else None)
+    say(f"{found.summary()}, {images.keep(found.photographs, config.cache_gb)} kept decoded")
+    weights = [source.weight for source in sources]
+    skip = config.bad_images == "skip"
+    return Patches(found.photographs, config.patch, config.seed, weights if any(weights) else (), images, skip), found
 
 
-def loop(run: Run, patches: Patches, pairs: list[ValidationPair], keys: StepBatches, started: float) -> int:
+def audited(config: TrainConfig, excluded: dict[str, str]) -> tuple[list[Source], Audit]:
+    """The sources (without their images) and what can be trained on, in the main process."""
+    caches = {"auto": default_cache(), "none": None}
+    cache = caches[config.audit_cache] if config.audit_cache in caches else Path(config.audit_cache)
+    sources = [open_source(word) for word in config.data]
+    found = audit(sources, config.patch, excluded, config.bad_images == "skip", cache)
+    return [replace(source, images=(), lows=()) for source in sources], found
+
+
+def loop(run: Run, patches: Patches, sets: list[ValidationSet], keys: StepBatches, started: float) -> int:
     """Train until the schedule ends, the minutes are over or a signal comes; a checkpoint ends it in each case."""
-    config, world, end, lazy = run.config, run.world, run.schedule.end, run.device.type == "cuda"
-    batches = make_loader(patches, keys, config.workers, pin_memory=lazy)
+    config, world, lazy = run.config, run.world, run.device.type == "cuda"
+    log = Log(run.folder, run.step, [one.name for one in sets], config.tensorboard) if world.main else None
+    batches = by_step(make_loader(patches, keys, config.workers, pin_memory=lazy), keys.passes)
     losses = Losses(run.losses, lambda step: explain_step(run, patches, step), lazy)
-    with StopSignals() as stop, Progress(run.step, end, config.batch, config.log_every, not world.main) as progress:
-        tick = time.monotonic()
-        for parts in by_step(batches, keys.passes):
+    progress = Progress(run.step, run.schedule.end, config.batch, config.log_every, run.device, not world.main)
+    unreadable, pace = Unreadable(), Pace(run)
+    with StopSignals() as stop, progress, log or nullcontext():
+        while True:
+            tick = time.monotonic()
+            parts = next(batches)
+            waited = time.monotonic() - tick
+            unreadable.take(parts)
             losses.add(run.step, train_step(run, parts))
-            seconds = time.monotonic() - tick
-            run.seconds += seconds
-            progress.show(seconds, losses.latest, run.schedule.lr_at(run.step - 1))
+            pace.keep()
+            progress.end = run.schedule.end
+            progress.show(time.monotonic() - tick, waited, losses.latest, run.schedule.lr_at(run.step - 1))
             timed_out = 0 < config.max_minutes <= (time.monotonic() - started) / 60
             stopped = world.largest(stop.received or (TIMED_OUT if timed_out else 0), run.step)
-            last = run.step == end or bool(stopped)
-            validating = run.step % config.valid_every == 0 or run.step == end
+            last = run.step >= run.schedule.end or bool(stopped)
+            validating = run.step % config.valid_every == 0 or run.step >= run.schedule.end
             saving = last or run.step % config.save_every == 0
             if validating or saving:
                 losses.read()
                 check_weights(run, losses.explain)
             if validating:
-                record(run, pairs, losses.take_mean(), progress.images_per_second)
+                record(run, sets, log, losses.take_mean(), progress.images_per_second)
             if saving:
+                pace.update()
                 save(run)
             if last:
                 break
-            tick = time.monotonic()
+    end = run.schedule.end
     say(f"stopped at step {run.step} of {end}; checkpoint in {run.folder}" if run.step < end else f"done: {run.folder}")
     return 0 if stopped in (0, TIMED_OUT) else 128 + stopped
 
 
-def train_step(run: Run, parts: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """One optimiser step over this process's parts of the global batch, uint8 (lq, gt) each.
+class Pace:
+    """How long the run has trained, and the end that its speed allows where it was given minutes."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.began_at, self.began = run.step, time.monotonic()
+        self.before = run.seconds
+        self.next = run.step + REPLAN_AFTER
+
+    def update(self) -> None:
+        """Bring the run's seconds up to now."""
+        self.run.seconds = self.before + time.monotonic() - self.began
+
+    def keep(self) -> None:
+        """Reshape the schedule now and then, at steps that all processes agree on."""
+        run = self.run
+        self.update()
+        if not run.schedule.deadline or run.step < self.next:
+            return
+        seconds_per_step = (run.seconds - self.before) / (run.step - self.began_at)
+        run.schedule = run.world.from_main(lambda: run.schedule.replanned(run.step, run.seconds, seconds_per_step))
+        self.next = run.step + max(REPLAN_AFTER, (run.schedule.end - run.step) // 10)
+
+
+def train_step(run: Run, parts: list[Batch]) -> Tensor:
+    """One optimiser step over this process's parts of the global batch.
 
     Returns the loss over the whole batch, still on the device. Every gradient is the mean over parts and processes, so
     the step does not depend on how the batch is shared out; stochastic depth, which does, draws from (seed, step,
@@ -251,14 +312,15 @@ def train_step(run: Run, parts: list[tuple[Tensor, Tensor]]) -> Tensor:
     config, world = run.config, run.world
     torch.manual_seed(int(np.random.SeedSequence((config.seed, run.step, world.rank)).generate_state(1)[0]))
     for group in run.optimiser.param_groups:
-        group["lr"] = run.schedule.lr_at(run.step)
+        group["lr"] = run.schedule.lr_at(run.step) * group.get("scale", 1.0)
     run.optimiser.zero_grad(set_to_none=True)
     weights, total = parse_loss(config.loss), torch.zeros((), device=world.device)
-    for number, (lq, gt) in enumerate(parts):
+    for number, part in enumerate(parts):
+        lq, gt = to_pair(part, world.device)
         with gradients_shared(run.network, number == len(parts) - 1):
             with torch.autocast(world.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-                sr = run.network(to_network(lq, world.device))
-            loss = total_loss(weights, sr.float(), to_network(gt, world.device)) / len(parts)
+                sr = run.network(lq)
+            loss = total_loss(weights, sr.float(), gt) / len(parts)
             loss.backward()
         total += loss.detach()
     if config.grad_clip:
@@ -274,27 +336,24 @@ def gradients_shared(network: nn.Module, now: bool) -> AbstractContextManager[No
     return network.no_sync() if isinstance(network, DistributedDataParallel) and not now else nullcontext()
 
 
-def record(run: Run, pairs: list[ValidationPair], loss: float, images_per_second: float) -> None:
+def record(run: Run, sets: list[ValidationSet], log: Log | None, loss: float, images_per_second: float) -> None:
     """Validate the averaged weights (PSNR is nan without a validation set), log a row, keep the best."""
-    psnr = validate_together(run, pairs)
-    if not run.world.main:
+    scores = validate(run.ema.model, sets, run.world, run.config.valid_tile)
+    if log is None:
         return
+    psnr = math.fsum(scores.values()) / len(scores) if scores else math.nan
     row = {"step": run.step, "loss": loss, "lr": run.schedule.lr_at(run.step - 1), "psnr": psnr}
-    append_log(run.folder / "log.csv", {**row, "images_per_s": images_per_second, "seconds": run.seconds})
-    draw_curves(run.folder / "log.csv", run.folder / "curves.png")
+    log.add({**row, "images_per_s": images_per_second, "seconds": run.seconds}, scores)
+    if scores and run.config.sample_images:
+        picture = run.folder / "samples" / f"step_{run.step:07d}.png"
+        draw_samples(lambda lq: restore(run.ema.model, lq, run.device), sets, run.config.sample_images, picture)
     best = psnr > run.best_psnr
     if best:
         run.best_psnr = psnr
         save_average(run, "best.safetensors")
-    say(f"step {run.step}: loss {loss:.5f}, PSNR-Y {psnr:.3f} dB{' (best)' if best else ''}")
-
-
-def validate_together(run: Run, pairs: list[ValidationPair]) -> float:
-    """Mean PSNR-Y of the averaged weights, the images shared out over the processes; nan without any."""
-    mine = pairs[run.world.rank :: run.world.size]
-    total = validate(run.ema.model, mine, run.device) * len(mine) if mine else 0.0
-    summed = run.world.sum(torch.tensor(total, dtype=torch.float64, device=run.device))
-    return float(summed) / len(pairs) if pairs else math.nan
+    each = ", ".join(f"{name} {one:.3f}" for name, one in scores.items())
+    detail = f" ({each})" if len(scores) > 1 else ""
+    say(f"step {run.step}: loss {loss:.5f}, PSNR-Y {psnr:.3f} dB{detail}{' (best)' if best else ''}")
 
 
 def check_weights(run: Run, explain: Callable[[int], str]) -> None:

@@ -1,10 +1,14 @@
 """Fixtures that every test may use."""
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+
+from models.team08_HATFreq.images import write_png
+from tests.training_run import TINY
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -22,6 +26,65 @@ def shared() -> Path:
     if not (folder / "data" / "bench").is_dir():
         pytest.skip(f"no evaluation data at {folder} (set HATFREQ_SHARED to a folder that holds data/bench)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`train` and `valid`: tiles of photographs that scikit-image ships."""
+    skimage_data = pytest.importorskip("skimage.data")
+    folder = tmp_path_factory.mktemp("photos")
+    for name in ("train", "valid"):
+        (folder / name).mkdir()
+    astronaut, cat = skimage_data.astronaut(), skimage_data.chelsea()
+    for number in range(4):
+        write_png(folder / "train" / f"{number}.png", astronaut[:, number * 128 : number * 128 + 128])
+    write_png(folder / "valid" / "cat.png", cat[60:221, 100:261])
+    return folder
+
+
+@pytest.fixture
+def command(photos: Path, tmp_path: Path) -> Callable[..., list[str]]:
+    """Builds a command line: `command("name", "--steps", "6")` trains in the folder `name`."""
+
+    def build(name: str, *more: str) -> list[str]:
+        words = ["--data", str(photos / "train"), "--out", str(tmp_path / name), "--valid_hr", str(photos / "valid")]
+        words += [
+            "--batch",
+            "2",
+            "--patch",
+            "16",
+            "--warmup",
+            "2",
+            "--ema",
+            "0.9",
+            "--grad_clip",
+            "1",
+            "--workers",
+            "0",
+            "--device",
+            "cpu",
+            "--valid_every",
+            "4",
+        ]
+        words += ["--no-tensorboard", "--sample_images", "0"]
+        return [*words, "--model_overrides", *TINY, *more]
+
+    return build
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """One thread, as in the subprocesses: sums in another order would not be equal bit for bit."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is kept from one run of the tests to the next, nor in the user's folders."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,12 +1,9 @@
 """The real trainer, end to end, with a tiny network on small photographs: resume, kills, signals, faults."""
 
-import csv
 import json
+import math
 import os
 import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,111 +13,14 @@ from safetensors import safe_open
 
 import train
 from models.team08_HATFreq import HATFreq
-from models.team08_HATFreq.images import write_png
 from models.team08_HATFreq.weights import load_weights, read_state_dict
+from tests.training_run import assert_equal_runs, checkpoint, contents, log_rows, start_process, wait_for_step
 from training.config import model_config, parse_arguments
-from training.validation import load_pairs, validate
+from training.data import Batch
+from training.distributed import World
+from training.validation import load_sets, validate
 
-skimage_data = pytest.importorskip("skimage.data")
-
-TINY = ["embed_dim=12", "depths=1,1", "num_heads=2,2", "window_size=8", "drop_path_rate=0.5"]
-OTHER_SPEED = {"images_per_s", "seconds"}  # the only columns that may differ between equal runs
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`train` and `valid`: tiles of photographs that scikit-image ships."""
-    folder = tmp_path_factory.mktemp("photos")
-    for name in ("train", "valid"):
-        (folder / name).mkdir()
-    astronaut, cat = skimage_data.astronaut(), skimage_data.chelsea()
-    for number in range(4):
-        write_png(folder / "train" / f"{number}.png", astronaut[:, number * 128 : number * 128 + 128])
-    write_png(folder / "valid" / "cat.png", cat[60:221, 100:261])
-    return folder
-
-
-@pytest.fixture
-def command(photos: Path, tmp_path: Path) -> Callable[..., list[str]]:
-    """Builds a command line: `command("name", "--steps", "6")` trains in the folder `name`."""
-
-    def build(name: str, *more: str) -> list[str]:
-        words = ["--data", str(photos / "train"), "--out", str(tmp_path / name), "--valid_hr", str(photos / "valid")]
-        words += [
-            "--batch",
-            "2",
-            "--patch",
-            "16",
-            "--warmup",
-            "2",
-            "--ema",
-            "0.9",
-            "--grad_clip",
-            "1",
-            "--workers",
-            "0",
-        ]
-        return [*words, "--device", "cpu", "--valid_every", "4", "--model_overrides", *TINY, *more]
-
-    return build
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """One thread, as in the subprocesses: sums in another order would not be equal bit for bit."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def checkpoint(folder: Path) -> dict:
-    return torch.load(folder / "checkpoint.pt", weights_only=True)
-
-
-def log_rows(folder: Path) -> list[dict[str, str]]:
-    with (folder / "log.csv").open() as file:
-        return [{key: v for key, v in row.items() if key not in OTHER_SPEED} for row in csv.DictReader(file)]
-
-
-def assert_equal_runs(a: Path, b: Path) -> None:
-    """Weights, averages, optimiser state, schedule, log and released weights agree bit for bit."""
-    one, two = checkpoint(a), checkpoint(b)
-    for key in ("model", "ema"):
-        assert one[key].keys() == two[key].keys()
-        assert all(torch.equal(one[key][name], two[key][name]) for name in one[key]), key
-    assert one["optimiser"]["param_groups"] == two["optimiser"]["param_groups"]
-    for number, moments in one["optimiser"]["state"].items():
-        assert all(torch.equal(moments[name], two["optimiser"]["state"][number][name]) for name in moments)
-    for key in ("step", "schedule", "losses", "best_psnr", "data"):
-        assert one[key] == two[key], key
-    assert log_rows(a) == log_rows(b)
-    for name in ("best.safetensors", "last.safetensors"):
-        first, second = read_state_dict(a / name), read_state_dict(b / name)
-        assert all(torch.equal(first[key], second[key]) for key in first), name
-
-
-def start_process(root: Path, arguments: list[str]) -> subprocess.Popen[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen(
-        [sys.executable, str(root / "train.py"), *arguments, "--log_every", "1"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment,
-        start_new_session=True,
-    )
-
-
-def wait_for_step(process: subprocess.Popen[str], step: int) -> None:
-    """Read the process's lines until it reports a step."""
-    assert process.stdout is not None
-    seen = []
-    for line in process.stdout:
-        seen.append(line)
-        if line.startswith(f"step {step}/"):
-            return
-    pytest.fail("the trainer ended early:\n" + "".join(seen))
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
@@ -176,13 +76,13 @@ def test_a_truncated_checkpoint_falls_back_to_the_one_before(command, tmp_path, 
 
 def test_another_configuration_is_refused_and_a_finished_run_is_left_alone(command, tmp_path, capsys):
     assert train.main(command("run", "--steps", "2")) == 0
-    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    before = contents(tmp_path / "run")
     with pytest.raises(SystemExit, match=r"holds another run: seed was 0 and is now 5"):
         train.main(command("run", "--steps", "2", "--seed", "5"))
     capsys.readouterr()
     assert train.main(command("run", "--steps", "2", "--save_every", "9", "--threads", "1")) == 0
     assert f"finished: {tmp_path / 'run'} stands at step 2 of 2" in capsys.readouterr().out
-    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+    assert contents(tmp_path / "run") == before
 
 
 def test_changed_training_images_are_refused_on_resume(command, photos, tmp_path):
@@ -198,7 +98,7 @@ def test_changed_training_images_are_refused_on_resume(command, photos, tmp_path
 
 
 def test_finish_in_decays_to_min_lr_and_outlives_a_restart(command, tmp_path):
-    with pytest.raises(SystemExit, match="finish_in reshapes a run that has begun"):
+    with pytest.raises(SystemExit, match=r"finish_in 4 reshapes a run that has begun, and .*/run holds none"):
         train.main(command("run", "--steps", "1000", "--finish_in", "4"))
     pause = ["--steps", "1000", "--max_minutes", "1e-9"]
     for more in ([], ["--finish_in", "4"], ["--finish_in", "4"]):
@@ -208,7 +108,8 @@ def test_finish_in_decays_to_min_lr_and_outlives_a_restart(command, tmp_path):
     state = checkpoint(tmp_path / "run")
     assert state["step"] == 5
     assert state["schedule"] | {"lr": 0} == {
-        "lr": 0, "min_lr": 1e-6, "warmup": 2, "start": 1, "end": 5, "finish_in": 4
+        "lr": 0, "min_lr": 1e-6, "warmup": 0, "start": 1, "end": 5, "finish_in": "4", "milestones": (),
+        "deadline": 0.0
     }  # fmt: skip
     assert state["schedule"]["lr"] == 1e-3  # of the branch: step 1 ends the warm-up
     assert state["optimiser"]["param_groups"][0]["lr"] == pytest.approx(1e-6, rel=1e-9)
@@ -227,7 +128,7 @@ def test_weights_that_are_not_finite_are_never_saved(command, tmp_path, monkeypa
     before = {path.name: path.read_bytes() for path in (tmp_path / "run").glob("*.pt")}
     honest = train.train_step
 
-    def overflowing(run: train.Run, parts: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+    def overflowing(run: train.Run, parts: list[Batch]) -> torch.Tensor:
         loss = honest(run, parts)
         next(run.ema.model.parameters()).view(-1)[0] = float("nan")
         return loss
@@ -241,8 +142,8 @@ def test_weights_that_are_not_finite_are_never_saved(command, tmp_path, monkeypa
 def test_a_nan_names_step_rate_and_files_and_saves_nothing(command, photos, tmp_path, monkeypatch):
     assert train.main(command("run", "--steps", "5", "--max_minutes", "1e-9")) == 0
     before = (tmp_path / "run" / "checkpoint.pt").read_bytes()
-    honest = train.to_network
-    monkeypatch.setattr(train, "to_network", lambda batch, device: honest(batch, device) * float("nan"))
+    honest = train.to_pair
+    monkeypatch.setattr(train, "to_pair", lambda batch, device: [part * math.nan for part in honest(batch, device)])
     with pytest.raises(SystemExit) as stop:
         train.main(command("run", "--steps", "5", "--save_every", "1"))
     message = str(stop.value)
@@ -258,18 +159,18 @@ def test_training_beats_the_enlargement_it_starts_from(command, photos, tmp_path
     rows = log_rows(tmp_path / "run")
     assert [row["step"] for row in rows] == ["20", "40", "60"]
     config = parse_arguments(command("run"))
-    pairs = load_pairs(str(photos / "valid"), "")
-    start = validate(HATFreq(model_config(config)).eval(), pairs, torch.device("cpu"))
+    sets, alone = load_sets((str(photos / "valid"),), ()), World(0, 1, torch.device("cpu"))
+    start = validate(HATFreq(model_config(config)).eval(), sets, alone, 0)["valid"]
     assert float(rows[-1]["psnr"]) > start + 0.5
     model = HATFreq(model_config(config)).eval()
     load_weights(model, tmp_path / "run" / "best.safetensors")
     best = max(float(row["psnr"]) for row in rows)
-    assert validate(model, pairs, torch.device("cpu")) == pytest.approx(best, abs=1e-3)
+    assert validate(model, sets, alone, 0)["valid"] == pytest.approx(best, abs=1e-3)
 
 
 def test_best_keeps_the_best_average_and_last_the_last(command, tmp_path, monkeypatch):
     scores = iter([30.0, 29.0, 29.5, 28.0, 27.0])
-    monkeypatch.setattr(train, "validate", lambda *_: next(scores))
+    monkeypatch.setattr(train, "validate", lambda *_: {"valid": next(scores)})
     for pause in (["--max_minutes", "1e-9"], []):
         assert train.main(command("run", "--steps", "5", "--valid_every", "1", *pause)) == 0
     steps = {}
@@ -320,7 +221,7 @@ def test_evaluation_images_in_the_training_set_stop_the_run_before_it_begins(com
     arguments = command("run", "--steps", "2")
     arguments[arguments.index("--valid_hr") + 1] = str(photos / "train")
     with pytest.raises(
-        SystemExit, match=r"4 of 4 training images cannot be used(.|\n)*equals the evaluation image 0\.png"
+        SystemExit, match=r"4 of 4 training images cannot be used(.|\n)*evaluation image: equals train/0"
     ):
         train.main(arguments)
     assert not (tmp_path / "run").exists()
@@ -343,4 +244,5 @@ def test_the_script_exits_non_zero_with_one_sentence(root, tmp_path):
     process = start_process(root, ["--data", str(tmp_path / "none"), "--out", str(tmp_path / "run")])
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert output.strip() == f"train.py: {tmp_path / 'none'} is not a folder: give a folder of images"
+    remedy = "give a folder of images, a list of them or a tar shard"
+    assert output.strip() == f"train.py: {tmp_path / 'none'} does not exist: {remedy}"

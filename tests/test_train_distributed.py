@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,7 @@ from pathlib import Path
 import train
 
 patch, rank = sys.argv[1], int(os.environ["RANK"])
-honest_step, honest_input = train.train_step, train.to_network
+honest_step, honest_input = train.train_step, train.to_pair
 steps = []
 
 
@@ -52,13 +53,14 @@ def counting(run, parts):
 
 
 def spoiling(batch, device):
-    return honest_input(batch, device) * (float("nan") if rank == 1 and steps[-1] == 2 else 1.0)
+    factor = float("nan") if rank == 1 and steps[-1] == 2 else 1.0
+    return [part * factor for part in honest_input(batch, device)]
 
 
 if patch == "dies":
     train.train_step = dying
 if patch == "nan":
-    train.train_step, train.to_network = counting, spoiling
+    train.train_step, train.to_pair = counting, spoiling
 sys.exit(train.main(sys.argv[2:]))
 """
 
@@ -177,14 +179,13 @@ def test_preemption_ends_with_a_checkpoint(root: Path, folders: Path) -> None:
 
 
 def test_shares_follow_one_another_in_the_global_batch() -> None:
-    whole = list(StepBatches(5, 7, micro=4))
+    whole = list(islice(StepBatches(5, micro=4), 2))
     assert whole == [[(step, index) for index in range(4)] for step in (5, 6)]
     for size, micro in [(2, 2), (2, 1), (4, 1)]:
         passes = 4 // size // micro
-        ranks = [list(by_step(StepBatches(5, 7, micro, passes, rank), passes)) for rank in range(size)]
+        ranks = [list(islice(by_step(StepBatches(5, micro, passes, rank), passes), 2)) for rank in range(size)]
         for number in range(2):
             assert [key for rank in ranks for part in rank[number] for key in part] == whole[number]
-            assert len(StepBatches(5, 7, micro, passes)) == 2 * passes
 
 
 @pytest.mark.parametrize(

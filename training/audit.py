@@ -6,7 +6,7 @@ What is found is kept in a small database by file name, size and time, so that t
 import os
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -97,38 +97,36 @@ def audit(sources: list[Source], patch: int, excluded: dict[str, str], skip: boo
         for image, low in zip(source.images, source.lows, strict=True)
     ]
     wanted = [file for item, low in pairs for file in (item.image, low) if file is not None]
-    findings = iter(inspect(wanted, cache))
     photographs: list[Photograph] = []
     left_out: list[tuple[str, str]] = []
-    for item, low in pairs:
-        high = next(findings)
-        below = next(findings) if low else None
-        if reason := _reason(high, below, item, patch, excluded, skip):
-            left_out.append((item.image.name, reason))
-            continue
-        h, w = high.height - high.height % SCALE, high.width - high.width % SCALE
-        digest = high.digest + (below.digest if below else "")
-        photographs.append(replace(item, height=h, width=w, digest=digest))
+    with closing(inspect(wanted, cache)) as findings:
+        for item, low in pairs:
+            high = next(findings)
+            below = next(findings) if low else None
+            if reason := _reason(high, below, item, patch, excluded, skip):
+                left_out.append((item.image.name, reason))
+                continue
+            h, w = high.height - high.height % SCALE, high.width - high.width % SCALE
+            digest = high.digest + (below.digest if below else "")
+            photographs.append(replace(item, height=h, width=w, digest=digest))
     if left_out and (not skip or not photographs):
         raise DataError(_fault_message(left_out, len(pairs)))
     return Audit(photographs, left_out)
 
 
-def inspect(files: list[ImageFile], cache: Path | None) -> Iterator[Finding]:
+def inspect(files: list[ImageFile], cache: Path | None) -> Generator[Finding, None, None]:
     """What each file holds, in order, decoded by all cores where the database does not know it."""
     with closing(_open(cache)) as database, ThreadPoolExecutor() as pool:
         for some in _chunks(files, AT_ONCE):
             stamps = [_stamp(file) for file in some]
             known = [_recall(database, file, stamp) for file, stamp in zip(some, stamps, strict=True)]
             fresh = pool.map(_look, [file for file, (finding, _) in zip(some, known, strict=True) if finding is None])
-            for file, stamp, (finding, earlier) in zip(some, stamps, known, strict=True):
-                if finding is None:
-                    finding = next(fresh)
-                    _remember(database, file, stamp, finding)
-                if finding.fault and earlier:
-                    finding = replace(earlier, fault=finding.fault, lost=True)
-                yield finding
+            findings = [next(fresh) if finding is None else finding for finding, _ in known]
+            for file, stamp, finding in zip(some, stamps, findings, strict=True):
+                _remember(database, file, stamp, finding)
             database.commit()
+            for finding, (_, earlier) in zip(findings, known, strict=True):
+                yield replace(earlier, fault=finding.fault, lost=True) if finding.fault and earlier else finding
 
 
 def fingerprint(photographs: list[Photograph]) -> str:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import os
 import platform
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from ast import literal_eval
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from datetime import datetime, timezone
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -17,6 +19,8 @@ import torch
 
 from models.team08_HATFreq import PRESETS, HATConfig, override
 from training.losses import parse_loss
+from training.mixture import check_mixture
+from training.schedule import parse_finish_in
 from training.settings_file import settings_words
 
 
@@ -33,7 +37,9 @@ def setting(default: Any = MISSING, *, text: str, **metadata: Any) -> Any:
 class TrainConfig:
     """Everything that decides what a run computes. Patch sizes are in pixels of the low-resolution image."""
 
-    data: tuple[str, ...] = setting(text="folders of high-resolution photographs")
+    data: tuple[str, ...] = setting(
+        text="training images: folders (folder/** with sub-folders), lists, tar shards; or hr=...,lr=...,weight=..."
+    )
     out: str = setting(text="run folder; one that holds a checkpoint is resumed", free=True)
     preset: str = setting("light", text="network size", choices=tuple(PRESETS))
     frequency: str = setting("both", text="fusion blocks: both, global, window, identity or none")
@@ -43,9 +49,19 @@ class TrainConfig:
     batch: int = setting(16, text="patches in a step, over all processes")
     micro_batch: int = setting(0, text="patches that a process takes at once; 0: its whole share of a step", free=True)
     patch: int = setting(48, text="side of a low-resolution patch")
+    bad_images: str = setting(
+        "stop",
+        text="unusable images: stop, or skip (left out, listed in left_out.csv, and passed over when drawn)",
+        choices=("stop", "skip"),
+        free=True,
+    )
     lr: float = setting(1e-3, text="peak learning rate")
-    min_lr: float = setting(1e-6, text="learning rate of the last step")
+    min_lr: float = setting(1e-6, text="learning rate of the last step of the cosine decay")
     warmup: int = setting(100, text="steps of linear warm-up")
+    milestones: tuple[int, ...] = setting(
+        (), text="steps from which on the rate is halved each time, instead of the cosine decay"
+    )
+    fusion_lr_scale: float = setting(1.0, text="rate of the frequency fusion blocks in relation to the other weights'")
     betas: tuple[float, ...] = setting((0.9, 0.99), text="Adam's two decay rates")
     grad_clip: float = setting(0.0, text="largest gradient norm; 0: no clipping")
     loss: tuple[str, ...] = setting(
@@ -54,20 +70,39 @@ class TrainConfig:
     ema: float = setting(0.999, text="decay of the moving average of the weights")
     seed: int = setting(0, text="decides initial weights, sample order and stochastic depth")
     precision: str = setting("fp32", text="arithmetic of the training step", choices=("fp32", "bf16"))
-    valid_hr: str = setting("", text="folder of targets to validate on; empty: no validation")
-    valid_lr: str = setting("", text="their low-resolution images; empty: made from the targets")
+    checkpointing: bool = setting(
+        False, text="recompute activations in the backward pass: less memory, a third more time", free=True
+    )
+    valid_hr: tuple[str, ...] = setting((), text="targets to validate on, a word a set; empty: no validation")
+    valid_lr: tuple[str, ...] = setting(
+        (), text="their low-resolution images, a word a set; empty: made from the targets"
+    )
+    valid_tile: int = setting(0, text="validate tile by tile, of so many LR pixels a side; 0: whole images", free=True)
     valid_every: int = setting(500, text="steps between validations", free=True)
     save_every: int = setting(200, text="steps between checkpoints", free=True)
     log_every: int = setting(50, text="steps between log lines when there is no terminal", free=True)
+    tensorboard: bool = setting(True, text="write the log for TensorBoard too", free=True)
+    sample_images: int = setting(
+        3, text="validation images to draw restored at every validation, into samples/", free=True
+    )
     max_minutes: float = setting(0.0, text="stop with a checkpoint after so many minutes; 0: no limit", free=True)
-    finish_in: int = setting(
-        0, text="on resume: decay to min_lr within so many steps and end; 0: as planned", free=True
+    finish_in: str = setting(
+        "",
+        text="decay to min_lr and end within so many steps (of a run that has begun), or minutes, as 90min; empty: as "
+        "planned",
+        free=True,
     )
     device: str = setting("auto", text="auto, cpu, cuda or cuda:N")
     threads: int = setting(0, text="CPU threads of the network; 0: PyTorch's choice", free=True)
     workers: int = setting(2, text="processes that make patches; 0: in the main process", free=True)
     cache_gb: float = setting(
-        2.0, text="memory for decoded photographs, in GB; beyond it they are read anew", free=True
+        2.0, text="memory of each process for decoded photographs, in GB; the first ones take it", free=True
+    )
+    decoded: str = setting(
+        "", text="folder for the decoded pixels of the others; empty: decode them at every use", free=True
+    )
+    audit_cache: str = setting(
+        "auto", text="file in which the audit keeps what it found, auto (of this user), or none", free=True
     )
 
     def __post_init__(self) -> None:
@@ -79,7 +114,8 @@ class TrainConfig:
             "warmup",
             "grad_clip",
             "max_minutes",
-            "finish_in",
+            "valid_tile",
+            "sample_images",
             "threads",
             "workers",
             "cache_gb",
@@ -94,9 +130,19 @@ class TrainConfig:
         )
         try:
             parse_loss(self.loss)
+            check_mixture(self.data)
+            parse_finish_in(self.finish_in)
         except ValueError as error:
             raise ConfigError(str(error)) from error
-        _require(not self.valid_lr or bool(self.valid_hr), "valid_lr needs the targets: give valid_hr too")
+        _require(0 < self.fusion_lr_scale < math.inf, f"fusion_lr_scale must be positive, got {self.fusion_lr_scale}")
+        _require(
+            all(0 < before < after for before, after in pairwise((*self.milestones, math.inf))),
+            f"milestones must rise from 1 on, got {' '.join(map(str, self.milestones))}",
+        )
+        _require(
+            len(self.valid_lr) in (0, len(self.valid_hr)),
+            f"valid_lr must name as many sets as valid_hr, or none: got {len(self.valid_lr)} and {len(self.valid_hr)}",
+        )
         for f in fields(self):
             choices, value = f.metadata.get("choices"), getattr(self, f.name)
             _require(not choices or value in choices, f"{f.name} must be one of {choices}, got {value!r}")
@@ -143,7 +189,7 @@ def model_config(config: TrainConfig) -> HATConfig:
         ConfigError: an unknown key (the nearest name is suggested) or a value that cannot be used.
     """
     preset = PRESETS[config.preset]
-    changes: dict[str, Any] = {"frequency": config.frequency}
+    changes: dict[str, Any] = {"frequency": config.frequency, "checkpointing": config.checkpointing}
     for item in config.model_overrides:
         key, equals, text = item.partition("=")
         _require(bool(equals), f"model_overrides takes key=value, got {item!r}")
@@ -230,7 +276,11 @@ def write_json(path: Path, value: Any) -> None:
     os.replace(temporary, path)
 
 
-_OWN_SETTING = {"frequency": "use --frequency", "scale": "the trainer makes pairs at x4"}
+_OWN_SETTING = {
+    "frequency": "use --frequency",
+    "checkpointing": "use --checkpointing",
+    "scale": "the trainer makes pairs at x4",
+}
 
 
 def _require(condition: bool, message: str) -> None:
@@ -244,12 +294,16 @@ def _add_argument(parser: argparse.ArgumentParser, f: Field[Any]) -> None:
     kind: Any = get_args(f.type)[0] if several else f.type
     required = f.default is MISSING
     text = f.metadata["text"] + ("" if required else f" (default: {f.default!r})")
+    if kind is bool:
+        switch = argparse.BooleanOptionalAction
+        parser.add_argument(f"--{f.name}", action=switch, default=f.default, help=f.metadata["text"])
+        return
     parser.add_argument(
         f"--{f.name}",
         type=kind,
         required=required,
         default=None if required else f.default,
-        nargs="+" if several else None,
+        nargs=("+" if required else "*") if several else None,
         choices=f.metadata.get("choices"),
         help=text.replace("%", "%%"),
     )

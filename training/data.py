@@ -1,4 +1,4 @@
-"""Training pairs cut from high-resolution photographs, the low-resolution side made on the fly.
+"""Training pairs cut from high-resolution photographs, the low-resolution side made on the fly or taken as it is given.
 
 Every pair is a pure function of (seed, step, index in the batch): there is no sampler state to save, and a resumed run
 goes on with exactly the pairs that an undisturbed one would have seen.
@@ -6,13 +6,10 @@ goes on with exactly the pairs that an undisturbed one would have seen.
 
 import multiprocessing
 import signal
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
-from itertools import islice
-from pathlib import Path
-from typing import Any, TypeVar
+from itertools import count, islice
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -20,32 +17,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from models.team08_HATFreq.images import ImageError, list_images, read_rgb
-from training.sources import DataError
-from utils.resize import imresize
+from models.team08_HATFreq.images import ImageError
+from training.audit import Photograph
+from training.decoded import DecodedImages, low_pixels
+from training.degrade import REACH, SCALE, shrink
 
-SCALE = 4
-MARGIN = 2  # low-resolution pixels; the bicubic kernel reaches 6 high-resolution pixels beyond a patch
-NAMED = 10  # how many unusable images a message lists
+ATTEMPTS = 100  # draws for one sample before a training set counts as lost
 
 Image = NDArray[np.uint8]
 Key = tuple[int, int]  # step, index in the batch
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Photograph:
-    """A training image that passed the audit; `pixels` is None when it is decoded anew for every crop."""
-
-    path: Path
-    height: int
-    width: int
-    digest: str
-    pixels: Image | None
-
-    def read(self) -> Image:
-        """uint8 `h w 3`, its bottom and right cut to multiples of the scale."""
-        return self.pixels if self.pixels is not None else read_cropped(self.path)
 
 
 @dataclass(frozen=True)
@@ -58,24 +39,78 @@ class Crop:
     left: int
 
 
-class Patches(Dataset[Any]):
-    """Pairs (lq, gt), uint8 `h w 3`, addressed by (step, index in the batch)."""
+class Sample(NamedTuple):
+    """What a worker makes of one crop.
 
-    def __init__(self, photographs: list[Photograph], patch: int, seed: int) -> None:
+    Attributes:
+        region: uint8 `4p+12 4p+12 3`: gt with `REACH` more pixels on each side, mirrored at the photograph's borders.
+        lq: uint8 `p p 3`: the official low-resolution patch; black where it has to be made from the region.
+        given: whether lq is given.
+        faults: messages about images that could not be read when they were drawn.
+        lost: whether there is no sample, because of them.
+    """
+
+    region: Image
+    lq: Image
+    given: bool
+    faults: tuple[str, ...] = ()
+    lost: bool = False
+
+
+class Batch(NamedTuple):
+    """Samples together: uint8 `b 4p+12 4p+12 3`, uint8 `b p p 3`, bool `b`; the faults of all; whether any is lost."""
+
+    region: Tensor
+    lq: Tensor
+    given: Tensor
+    faults: tuple[str, ...]
+    lost: bool
+
+
+class Patches(Dataset[Any]):
+    """Samples addressed by (step, index in the batch).
+
+    Args:
+        photographs: what the audit found usable.
+        patch: side of lq in pixels.
+        seed: decides, with the key, what is drawn.
+        weights: the sources' shares of the samples; none to draw every photograph in proportion to its area.
+        images: where decoded pixels come from.
+        skip: draw anew for an image that cannot be read any more, instead of giving the sample up.
+    """
+
+    def __init__(
+        self,
+        photographs: list[Photograph],
+        patch: int,
+        seed: int,
+        weights: Sequence[float] = (),
+        images: DecodedImages | None = None,
+        skip: bool = False,
+    ) -> None:
         self.photographs = photographs
         self.patch = patch
         self.seed = seed
-        self.area_ends = np.cumsum([photograph.height * photograph.width for photograph in photographs])
+        self.ends = np.cumsum(masses(photographs, weights))
+        self.images = images or DecodedImages()
+        self.skip = skip
 
-    def __getitem__(self, key: Key) -> tuple[Image, Image]:
-        crop = self.crop_at(*key)
-        return cut_pair(orient(crop.photograph.read(), crop.orientation), crop.top, crop.left, self.patch)
+    def __getitem__(self, key: Key) -> Sample:
+        faults: list[str] = []
+        for attempt in range(ATTEMPTS if self.skip else 1):
+            try:
+                return self._cut(self.crop_at(*key, attempt))._replace(faults=tuple(faults))
+            except ImageError as error:
+                faults.append(str(error))
+            except OSError as error:  # the folder of decoded pixels: another draw would fail as well
+                return self._nothing([*faults, str(error)])
+        return self._nothing(faults)
 
-    def crop_at(self, step: int, index: int) -> Crop:
-        """The crop of a pair: photographs in proportion to their area, positions on the grid of the scale."""
-        counter = np.array([0, 0, index, step], np.uint64)
+    def crop_at(self, step: int, index: int, attempt: int = 0) -> Crop:
+        """The crop of a sample: photographs by their mass, positions on the grid of the scale."""
+        counter = np.array([0, attempt, index, step], np.uint64)
         rng = np.random.Generator(np.random.Philox(key=np.array([self.seed, 0], np.uint64), counter=counter))
-        number = int(np.searchsorted(self.area_ends, rng.integers(self.area_ends[-1]), side="right"))
+        number = int(np.searchsorted(self.ends, rng.integers(self.ends[-1]), side="right"))
         photograph, orientation = self.photographs[number], int(rng.integers(8))
         h, w = photograph.height, photograph.width
         if orientation & 4:
@@ -85,26 +120,38 @@ class Patches(Dataset[Any]):
 
     def files_at(self, step: int, batch: int) -> list[str]:
         """The files of one step's batch, for messages."""
-        return [str(self.crop_at(step, index).photograph.path) for index in range(batch)]
+        return [self.crop_at(step, index).photograph.image.name for index in range(batch)]
+
+    def _cut(self, crop: Crop) -> Sample:
+        photograph, patch = crop.photograph, self.patch
+        image = orient(self.images.pixels(photograph), crop.orientation)
+        region = cut_region(image, crop.top, crop.left, SCALE * patch)
+        if photograph.low is None:
+            return Sample(region, np.zeros((patch, patch, 3), np.uint8), False)
+        low = orient(low_pixels(photograph), crop.orientation)
+        top, left = crop.top // SCALE, crop.left // SCALE
+        return Sample(region, low[top : top + patch, left : left + patch].copy(), True)
+
+    def _nothing(self, faults: list[str]) -> Sample:
+        side = SCALE * self.patch + 2 * REACH
+        black = np.zeros((side, side, 3), np.uint8)
+        return Sample(black, black[: self.patch, : self.patch], False, tuple(faults), lost=True)
 
 
 class StepBatches(Sampler[list[Key]]):
-    """The keys of the steps `start` to `end - 1` that one process takes, `micro` at a time and `passes` times a step.
+    """The keys from step `start` on that one process takes, `micro` at a time and `passes` times a step, without end.
 
     The shares of the processes follow one another in the global batch, which is the same for every number of them.
     """
 
-    def __init__(self, start: int, end: int, micro: int, passes: int = 1, rank: int = 0) -> None:
-        self.start, self.end, self.micro, self.passes, self.rank = start, end, micro, passes, rank
+    def __init__(self, start: int, micro: int, passes: int = 1, rank: int = 0) -> None:
+        self.start, self.micro, self.passes, self.rank = start, micro, passes, rank
 
     def __iter__(self) -> Iterator[list[Key]]:
         first = self.rank * self.passes * self.micro
-        for step in range(self.start, self.end):
+        for step in count(self.start):
             for begin in range(first, first + self.passes * self.micro, self.micro):
                 yield [(step, index) for index in range(begin, begin + self.micro)]
-
-    def __len__(self) -> int:
-        return (self.end - self.start) * self.passes
 
 
 def by_step(batches: Iterable[T], passes: int) -> Iterator[list[T]]:
@@ -115,7 +162,7 @@ def by_step(batches: Iterable[T], passes: int) -> Iterator[list[T]]:
 
 
 def make_loader(patches: Patches, batches: StepBatches, workers: int, pin_memory: bool) -> DataLoader[Any]:
-    """Batches (lq, gt) in order, uint8 `b h w 3`, made ahead by `workers` processes."""
+    """`Batch`es in order, made ahead by `workers` processes."""
     # Forked workers share the decoded photographs; spawned ones would each hold a copy.
     fork = workers > 0 and "fork" in multiprocessing.get_all_start_methods()
     return DataLoader(
@@ -123,34 +170,70 @@ def make_loader(patches: Patches, batches: StepBatches, workers: int, pin_memory
         batch_sampler=batches,
         num_workers=workers,
         pin_memory=pin_memory,
+        collate_fn=together,
         worker_init_fn=_ignore_signals,
         multiprocessing_context="fork" if fork else None,
     )
 
 
-def to_network(batch: Tensor, device: torch.device) -> Tensor:
-    """uint8 `b h w c` -> float `b c h w` in [0, 1] on the device."""
-    return batch.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
+def together(samples: list[Sample]) -> Batch:
+    """Samples stacked."""
+    region = torch.from_numpy(np.stack([sample.region for sample in samples]))
+    lq = torch.from_numpy(np.stack([sample.lq for sample in samples]))
+    given = torch.tensor([sample.given for sample in samples])
+    faults = tuple(fault for sample in samples for fault in sample.faults)
+    return Batch(region, lq, given, faults, any(sample.lost for sample in samples))
 
 
-def cut_pair(image: Image, top: int, left: int, patch: int) -> tuple[Image, Image]:
-    """A pair (lq, gt) whose lq equals the same window of the whole image's low-resolution version, bit for bit.
+def to_pair(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(lq, gt), float `b c h w` in [0, 1] on the device, where what is not given of lq is made."""
+    region = batch.region.to(device, non_blocking=True)
+    given = batch.lq.to(device, non_blocking=True)
+    if batch.given.all():
+        lq = given
+    elif not batch.given.any():
+        lq = shrink(region)
+    else:
+        lq = torch.where(batch.given.to(device)[:, None, None, None], given, shrink(region))
+    return _to_network(lq), _to_network(region[:, REACH:-REACH, REACH:-REACH])
 
-    The region that is resized is larger than gt by a margin, which is cut off again. At the image's borders there is no
-    margin to take: the region ends where the image ends, and the resize's border rule acts there as it would on the
-    whole image. So every pixel of a photograph is trained on.
+
+def masses(photographs: list[Photograph], weights: Sequence[float] = ()) -> NDArray[np.int64]:
+    """How often each photograph is drawn in relation to the others: its area, scaled to its source's weight.
 
     Args:
-        image: uint8 `h w 3`, sides multiples of the scale and at least `patch * SCALE`.
-        top, left: position of gt in pixels, multiples of the scale.
-        patch: side of lq in pixels.
+        photographs: at least one.
+        weights: by number of the source; none for areas alone. A source without photographs takes no part.
+
+    Returns:
+        int64 `n_photographs`, each at least 1.
     """
-    side, margin = SCALE * patch, SCALE * MARGIN
-    y, x = max(0, top - margin), max(0, left - margin)
-    lq = imresize(image[y : top + side + margin, x : left + side + margin], 1 / SCALE)
-    y, x = (top - y) // SCALE, (left - x) // SCALE
-    gt = image[top : top + side, left : left + side]
-    return lq[y : y + patch, x : x + patch].copy(), gt.copy()
+    areas = np.array([photograph.height * photograph.width for photograph in photographs], np.int64)
+    if not len(weights):
+        return areas
+    sources = np.array([photograph.source for photograph in photographs])
+    totals = np.bincount(sources, areas, len(weights))
+    shares = np.divide(weights, totals, out=np.zeros(len(weights)), where=totals > 0)
+    scaled = areas * shares[sources]
+    return np.maximum(1, np.rint(scaled / scaled.sum() * 2**52)).astype(np.int64)
+
+
+def cut_region(image: Image, top: int, left: int, side: int) -> Image:
+    """A square of an image with `REACH` more pixels on each side, the image mirrored at its borders as MATLAB does.
+
+    Args:
+        image: uint8 `h w 3`.
+        top, left, side: of the square, which lies in the image.
+
+    Returns:
+        uint8 `side+12 side+12 3`, contiguous.
+    """
+    y, x = top - REACH, left - REACH
+    end_y, end_x = top + side + REACH, left + side + REACH
+    h, w = image.shape[:2]
+    inside = image[max(0, y) : min(h, end_y), max(0, x) : min(w, end_x)]
+    beyond = ((max(0, -y), max(0, end_y - h)), (max(0, -x), max(0, end_x - w)), (0, 0))
+    return np.ascontiguousarray(np.pad(inside, beyond, "symmetric"))
 
 
 def orient(image: Image, orientation: int) -> Image:
@@ -162,98 +245,8 @@ def orient(image: Image, orientation: int) -> Image:
     return image[:, ::-1] if orientation & 1 else image
 
 
-def read_cropped(path: Path) -> Image:
-    """An image as uint8 `h w 3`, its bottom and right cut to multiples of the scale.
-
-    Raises:
-        ImageError: the file cannot be read as an opaque image.
-    """
-    image = read_rgb(path)
-    h, w = image.shape[:2]
-    return image[: h - h % SCALE, : w - w % SCALE]
-
-
-def digest(image: Image) -> str:
-    """A hash of an image's size and pixels."""
-    return blake2b(np.ascontiguousarray(image).tobytes(), digest_size=16, person=b"%dx%d" % image.shape[:2]).hexdigest()
-
-
-def audit(folders: tuple[str, ...], patch: int, excluded: dict[str, str], cache_gb: float) -> list[Photograph]:
-    """Read every training image once, and refuse the set if any cannot or must not be trained on.
-
-    Args:
-        folders: where the images lie.
-        patch: side of a low-resolution patch; an image's sides must be at least `patch * SCALE`.
-        excluded: digest -> name of the evaluation images.
-        cache_gb: how many GB (1e9 bytes) of decoded images to keep, in the order of the list.
-
-    Raises:
-        DataError: an empty or missing folder; images unreadable, too small or of the evaluation set (the first ten
-            are named).
-    """
-    paths = [path for folder in folders for path in images_in(folder)]
-    photographs: list[Photograph] = []
-    faults: list[str] = []
-    room = cache_gb * 1e9
-    with ThreadPoolExecutor() as pool:
-        for path, found in zip(paths, pool.map(_inspect, paths), strict=True):
-            if isinstance(found, str):
-                faults.append(found)
-                continue
-            image, pixels_digest = found
-            if fault := _fault(image, patch, excluded.get(pixels_digest)):
-                faults.append(f"{path}: {fault}")
-                continue
-            room -= image.nbytes
-            pixels = image if room >= 0 else None
-            photographs.append(Photograph(path, image.shape[0], image.shape[1], pixels_digest, pixels))
-    if faults:
-        raise DataError(_fault_message(faults, len(paths)))
-    return photographs
-
-
-def images_in(folder: str) -> list[Path]:
-    """The images of a folder, sorted.
-
-    Raises:
-        DataError: the folder is missing or holds no image.
-    """
-    if not Path(folder).is_dir():
-        raise DataError(f"{folder} is not a folder: give a folder of images")
-    paths = list_images(Path(folder))
-    if not paths:
-        raise DataError(f"{folder} holds no images: give a folder of PNG or JPEG files")
-    return paths
-
-
-def fingerprint(photographs: list[Photograph]) -> str:
-    """A hash of the training set, pixels and order: what (seed, step, index) draws from."""
-    return blake2b("".join(photograph.digest for photograph in photographs).encode(), digest_size=16).hexdigest()
-
-
-def _inspect(path: Path) -> tuple[Image, str] | str:
-    """An image and its digest, or why it cannot be read."""
-    try:
-        image = read_cropped(path)
-    except ImageError as error:
-        return str(error)  # names the file
-    except OSError as error:
-        return f"{path}: {error}"
-    return image, digest(image)
-
-
-def _fault(image: Image, patch: int, twin: str | None) -> str:
-    """Why an image cannot be trained on, `twin` being the evaluation image that it equals; empty if it can."""
-    h, w = image.shape[:2]
-    if min(h, w) < patch * SCALE:
-        return f"{w}x{h} pixels, smaller than the {patch * SCALE} that a patch of {patch} needs"
-    return f"equals the evaluation image {twin}" if twin else ""
-
-
-def _fault_message(faults: list[str], total: int) -> str:
-    listed = "\n".join(f"  {fault}" for fault in faults[:NAMED])
-    more = f"\n  and {len(faults) - NAMED} more" if len(faults) > NAMED else ""
-    return f"{len(faults)} of {total} training images cannot be used; remove or replace them:\n{listed}{more}"
+def _to_network(batch: Tensor) -> Tensor:
+    return batch.permute(0, 3, 1, 2).float().div_(255)
 
 
 def _ignore_signals(_worker: int) -> None:

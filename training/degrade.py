@@ -1,7 +1,7 @@
 """MATLAB's bicubic x1/4 on tensors, bit for bit, on any device.
 
-At x1/4 every output sample has the same 16 weights, and all are multiples of 1/4096: integer arithmetic is exact, in any
-order of summation, so that CPU and GPU give the samples of `utils.resize.imresize` itself.
+At x1/4 every output sample has the same 16 weights, and all are multiples of 1/4096: integer arithmetic is exact, in
+any order of summation, so that CPU and GPU give the samples of `utils.resize.imresize` itself.
 """
 
 import numpy as np

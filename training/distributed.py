@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from training.config import ConfigError
 
+PATIENCE = timedelta(hours=12)  # the audit of a large training set, which the main process makes, may take hours
 ASK_EVERY = 10  # steps between two questions to all processes on a GPU, where each one waits for the device
 T = TypeVar("T")
 
@@ -27,6 +29,7 @@ class World:
     rank: int
     size: int
     device: torch.device
+    talk: Any = None  # the group in which the others wait for the main process, without the limit of a step's exchange
 
     @property
     def main(self) -> bool:
@@ -64,7 +67,7 @@ class World:
                 outcome[0] = function()
             except (ValueError, OSError) as error:
                 outcome[1] = error
-        dist.broadcast_object_list(outcome, src=0)
+        dist.broadcast_object_list(outcome, src=0, group=self.talk)
         if outcome[1] is not None:
             raise outcome[1]
         return outcome[0]
@@ -113,7 +116,7 @@ def joined(device: str) -> Iterator[World]:
     # issue 167288): every attempt gets keys of its own.
     store = dist.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", store=store, rank=rank, world_size=size)
-    yield World(rank, size, chosen)
+    yield World(rank, size, chosen, dist.new_group(backend="gloo", timeout=PATIENCE))
     # After an error, the others may wait for this process: leaving at once lets torchrun end them.
     dist.destroy_process_group()
 

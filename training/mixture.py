@@ -48,7 +48,7 @@ def parse_source(word: str) -> dict[str, str]:
     return parts
 
 
-def check_weights(words: tuple[str, ...]) -> None:
+def check_mixture(words: tuple[str, ...]) -> None:
     """Refuse a mixture of which only some sources have a weight, or that cannot be read (ValueError)."""
     weighted = ["weight" in parse_source(word) for word in words]
     if any(weighted) and not all(weighted):
@@ -89,8 +89,8 @@ def pair_lows(images: list[ImageFile], lows: list[ImageFile], where: str) -> lis
     missing = [image.name for image, low in zip(images, found, strict=True) if low is None]
     if missing:
         raise DataError(
-            f"{where} lacks the low-resolution images of {len(missing)} targets: {', '.join(missing[:NAMED])}; they are "
-            f"named like the target, or with {SCALE_SUFFIX} after its name"
+            f"{where} lacks the low-resolution images of {len(missing)} targets: {', '.join(missing[:NAMED])}; they "
+            f"are named like the target, or with {SCALE_SUFFIX} after its name"
         )
     return [low for low in found if low is not None]
 

@@ -3,13 +3,18 @@
 import math
 import signal
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
+
+from models.team08_HATFreq.memory import peak_memory
+from training.data import Batch
+from training.sources import DataError
 
 LAZY_LOSSES = 20  # steps whose losses may wait on a GPU: reading one waits until the GPU has made it
 REMEDY = "lower --lr or set --grad_clip, and start again: the last checkpoint is untouched"
@@ -57,12 +62,39 @@ class Losses:
         return mean
 
 
+class Unreadable:
+    """Images that could not be read when they were drawn: a lost sample ends the run, others are said and counted."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    def take(self, parts: Sequence[Batch]) -> None:
+        """Look at a step's batches.
+
+        Raises:
+            DataError: a sample is lost; names the images and the remedy.
+        """
+        for part in parts:
+            if part.lost:
+                raise DataError(
+                    f"{'; '.join(dict.fromkeys(part.faults))}. Restore the image and start again: the last checkpoint "
+                    "is untouched; or pass unreadable images over with --bad_images skip"
+                )
+            for fault in part.faults:
+                self.counts[fault] += 1
+                if self.counts[fault] == 1:
+                    text = f"unreadable image number {len(self.counts)}, other images are drawn instead: {fault}"
+                    tqdm.write(text, file=sys.stderr)
+
+
 class Progress:
     """A bar on a terminal, a line every `log_every` steps elsewhere; seconds are those of the steps and their data."""
 
-    def __init__(self, step: int, end: int, batch: int, log_every: int, silent: bool = False) -> None:
-        self.step, self.end, self.batch, self.log_every = step, end, batch, log_every
-        self.steps, self.seconds = 0, 0.0  # of this start
+    def __init__(
+        self, step: int, end: int, batch: int, log_every: int, device: torch.device, silent: bool = False
+    ) -> None:
+        self.step, self.end, self.batch, self.log_every, self.device = step, end, batch, log_every, device
+        self.steps, self.seconds, self.waited = 0, 0.0, 0.0  # of this start
         self.bar = tqdm(
             total=end, initial=step, unit="step", dynamic_ncols=True, disable=silent or not sys.stderr.isatty()
         )
@@ -78,16 +110,23 @@ class Progress:
         """Mean since this start."""
         return self.steps * self.batch / max(1e-9, self.seconds)
 
-    def show(self, seconds: float, loss: float, lr: float) -> None:
-        """Report one step more, which took `seconds`."""
-        self.step, self.steps, self.seconds = self.step + 1, self.steps + 1, self.seconds + seconds
-        rate = f"{self.images_per_second:.1f} images/s"
+    def show(self, seconds: float, waited: float, loss: float, lr: float) -> None:
+        """Report one step more, which took `seconds`, of which it `waited` for its data."""
+        self.step, self.steps = self.step + 1, self.steps + 1
+        self.seconds, self.waited = self.seconds + seconds, self.waited + waited
+        if self.bar.disable and self.step % self.log_every:
+            return
+        share = self.waited / max(1e-9, self.seconds)
+        memory, where = peak_memory(self.device)
+        used = "" if memory is None else f", {memory / 1e9:.1f} GB {where}"
+        rate = f"{self.images_per_second:.1f} images/s, {share:.0%} waiting for data{used}"
         if not self.bar.disable:
+            self.bar.total = self.end
             self.bar.set_postfix_str(f"loss {loss:.4f}, lr {lr:.1e}, {rate}", refresh=False)
             self.bar.update(1)
-        elif self.step % self.log_every == 0:
-            left = tqdm.format_interval((self.end - self.step) * self.seconds / self.steps)
-            say(f"step {self.step}/{self.end}  loss {loss:.5f}  lr {lr:.2e}  {rate}  {left} left")
+            return
+        left = tqdm.format_interval((self.end - self.step) * self.seconds / self.steps)
+        say(f"step {self.step}/{self.end}  loss {loss:.5f}  lr {lr:.2e}  {rate}  {left} left")
 
 
 class StopSignals:

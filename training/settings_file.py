@@ -11,7 +11,8 @@ import yaml
 def settings_words(path: Path, config_class: type) -> list[str]:
     """The command-line words that a settings file stands for: `lr: 0.001` -> `--lr 0.001`.
 
-    A list gives several words, and a mapping words of the form key=value (`model_overrides: {window_size: 8}`).
+    A list gives several words, and a mapping words of the form key=value (`model_overrides: {window_size: 8}`); `true`
+    and `false` give `--name` and `--no-name`.
 
     Args:
         path: YAML file of settings by name.
@@ -27,7 +28,8 @@ def settings_words(path: Path, config_class: type) -> list[str]:
             near = get_close_matches(str(key), known, n=1)
             hint = f": did you mean '{near[0]}'?" if near else f"; known: {', '.join(known)}"
             raise ValueError(f"{path}: unknown key '{key}'{hint}")
-        words += [f"--{key}", *_items(value)]
+        words += [f"--{'' if value is not False else 'no-'}{key}"]
+        words += [] if isinstance(value, bool) else _items(value)
     return words
 
 
@@ -52,5 +54,7 @@ def _items(value: Any) -> list[str]:
 
 
 def _text(value: Any) -> str:
-    """As a person would type it: `[4, 4]` -> `4,4`."""
+    """As a person would type it: `[4, 4]` -> `4,4`, `{hr: a, lr: b}` -> `hr=a,lr=b`."""
+    if isinstance(value, dict):
+        return ",".join(f"{key}={item}" for key, item in value.items())
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,20 +1,28 @@
-"""Validation in the organisers' metric, and the run's log."""
+"""Validation in the organisers' metric, on one or several sets."""
 
-import csv
-import os
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from torch import Tensor
 
-from models.team08_HATFreq.images import read_rgb
-from training.data import SCALE, DataError, Image, digest, images_in, read_cropped
+from models.team08_HATFreq.restore import restore_tiled
+from training.audit import cut_to_scale, digest, fits
+from training.degrade import SCALE
+from training.distributed import World
+from training.mixture import pair_lows
+from training.sources import DataError, ImageFile, expand
 from utils.metrics import psnr_y
 from utils.resize import imresize
 
-LOG_COLUMNS = ("step", "loss", "lr", "psnr", "images_per_s", "seconds")
+Image = NDArray[np.uint8]
+Network = Callable[[Tensor], Tensor]
+OVERLAP = 16  # LR pixels that neighbouring tiles share
+PLAIN = ("hr", "gt", "targets")  # folder names that say nothing of the set: its parent's name does
 
 
 @dataclass(frozen=True)
@@ -26,86 +34,80 @@ class ValidationPair:
     gt: Image
 
 
-def load_pairs(valid_hr: str, valid_lr: str) -> list[ValidationPair]:
-    """Read the validation set.
+@dataclass(frozen=True)
+class ValidationSet:
+    """Pairs under the name that the log calls them by."""
+
+    name: str
+    pairs: list[ValidationPair]
+
+
+def load_sets(valid_hr: tuple[str, ...], valid_lr: tuple[str, ...]) -> list[ValidationSet]:
+    """Read the validation sets.
 
     Args:
-        valid_hr: folder of targets; empty for no validation.
-        valid_lr: folder of their low-resolution images, `name.png` or `namex4.png` for the target `name.png`; empty to
-            make them with MATLAB's bicubic.
+        valid_hr: the targets of each set, named as training images are (`training.sources.expand`).
+        valid_lr: their low-resolution images, a word a set; none to make all with MATLAB's bicubic.
 
     Raises:
         DataError: a missing folder, a target without its pair (the first ten are named), or sizes that do not fit.
+        ImageError: an image that cannot be read.
     """
-    if not valid_hr:
-        return []
-    targets = images_in(valid_hr)
-    lows = {path.stem: path for path in images_in(valid_lr)} if valid_lr else {}
-    if valid_lr:
-        missing = [path.name for path in targets if _low(lows, path) is None]
-        if missing:
-            raise DataError(
-                f"{valid_lr} lacks the low-resolution images of {len(missing)} targets in {valid_hr}: "
-                f"{', '.join(missing[:10])}; they are named like the target, or with x{SCALE} after its name"
-            )
-    return [_load_pair(path, _low(lows, path)) for path in targets]
+    lows = valid_lr or ("",) * len(valid_hr)
+    names = set_names(valid_hr)
+    return [ValidationSet(name, _load_pairs(hr, lr)) for name, hr, lr in zip(names, valid_hr, lows, strict=True)]
 
 
-def digests(pairs: list[ValidationPair]) -> dict[str, str]:
+def set_names(words: tuple[str, ...]) -> list[str]:
+    """What sets are called: `bench/Set5/HR` -> `Set5`, `DIV2K_valid_HR` as it is; the whole word where two agree."""
+    parts = [[part for part in Path(word).parts if part.lower() not in (*PLAIN, "**")] for word in words]
+    names = [Path(found[-1]).stem if found else word for found, word in zip(parts, words, strict=True)]
+    return [name if names.count(name) == 1 else word for name, word in zip(names, words, strict=True)]
+
+
+def digests(sets: list[ValidationSet]) -> dict[str, str]:
     """digest -> name of every target, for the audit of the training set."""
-    return {digest(pair.gt): pair.name for pair in pairs}
+    return {digest(pair.gt): f"{one.name}/{pair.name}" for one in sets for pair in one.pairs}
+
+
+def validate(network: Network, sets: list[ValidationSet], world: World, tile: int) -> dict[str, float]:
+    """Mean PSNR-Y in dB of each set, by its name; the images of all sets are shared out over the processes."""
+    scores = torch.zeros(sum(len(one.pairs) for one in sets), dtype=torch.float64)
+    for number, pair in enumerate(pair for one in sets for pair in one.pairs):
+        if number % world.size == world.rank:
+            scores[number] = psnr_y(restore(network, pair.lq, world.device, tile), pair.gt)
+    found = iter(world.sum(scores.to(world.device)).tolist())
+    return {one.name: math.fsum(next(found) for _ in one.pairs) / len(one.pairs) for one in sets}
 
 
 @torch.no_grad()
-def validate(model: nn.Module, pairs: list[ValidationPair], device: torch.device) -> float:
-    """Mean PSNR-Y in dB over whole images, in fp32, on restorations rounded to uint8."""
-    return float(np.mean([psnr_y(restore(model, pair.lq, device), pair.gt) for pair in pairs]))
+def restore(network: Network, lq: Image, device: torch.device, tile: int = 0) -> Image:
+    """uint8 `h w 3` -> uint8 `4h 4w 3`, in fp32, clamped and rounded; tile by tile unless `tile` is 0."""
+    image = torch.tensor(lq).permute(2, 0, 1)[None].float() / 255
+    sr = restore_tiled(lambda part: network(part.to(device)), image, SCALE, tile, min(OVERLAP, tile // 2))
+    return (sr[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
 
 
-@torch.no_grad()
-def restore(model: nn.Module, lq: Image, device: torch.device) -> Image:
-    """uint8 `h w 3` -> uint8 `4h 4w 3`, clamped and rounded."""
-    sr: Tensor = model(torch.tensor(lq, device=device).permute(2, 0, 1)[None].float() / 255)
-    return (sr[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+def _load_pairs(hr: str, lr: str) -> list[ValidationPair]:
+    targets = expand(hr)
+    if not lr:
+        return [_pair_made(target) for target in targets]
+    return [_pair_given(target, low) for target, low in zip(targets, pair_lows(targets, expand(lr), lr), strict=True)]
 
 
-def start_log(path: Path, step: int) -> None:
-    """Create the CSV log, or drop the rows after `step`, which the resumed run makes anew."""
-    rows = [row for row in _read_rows(path) if int(row["step"]) <= step]
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, LOG_COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(temporary, path)
+def _pair_made(target: ImageFile) -> ValidationPair:
+    gt = cut_to_scale(target.read_rgb())
+    if not gt.size:
+        raise DataError(f"{target.name} is smaller than {SCALE} pixels: remove it from the validation set")
+    return ValidationPair(target.stem, imresize(gt, 1 / SCALE), gt)
 
 
-def append_log(path: Path, row: dict[str, float]) -> None:
-    """Add one row of `LOG_COLUMNS`: loss since the row before, PSNR in dB, seconds of training in all."""
-    with path.open("a", newline="") as file:
-        csv.DictWriter(file, LOG_COLUMNS).writerow(
-            {key: value if isinstance(value, int) else f"{value:.6g}" for key, value in row.items()}
-        )
-
-
-def _read_rows(path: Path) -> list[dict[str, str]]:
-    """The log's complete rows: a kill can cut the last one short."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return [row for row in csv.DictReader(file) if all(row.get(key) for key in LOG_COLUMNS)]
-
-
-def _low(lows: dict[str, Path], target: Path) -> Path | None:
-    return lows.get(f"{target.stem}x{SCALE}") or lows.get(target.stem)
-
-
-def _load_pair(target: Path, low: Path | None) -> ValidationPair:
-    gt = read_cropped(target)
-    lq = imresize(gt, 1 / SCALE) if low is None else read_rgb(low)
-    if (lq.shape[0] * SCALE, lq.shape[1] * SCALE) != gt.shape[:2]:
+def _pair_given(target: ImageFile, low: ImageFile) -> ValidationPair:
+    gt, lq = target.read_rgb(), low.read_rgb()
+    if not fits(gt.shape[0], lq.shape[0], gt.shape[1], lq.shape[1]):
         raise DataError(
-            f"{low} is {lq.shape[1]}x{lq.shape[0]}, {target} needs {gt.shape[1] // SCALE}x{gt.shape[0] // SCALE}: "
-            f"give low-resolution images made at x{SCALE}"
+            f"{low.name} is {lq.shape[1]}x{lq.shape[0]}, {target.name} needs {gt.shape[1] // SCALE}x"
+            f"{gt.shape[0] // SCALE}: give low-resolution images made at x{SCALE}"
         )
-    return ValidationPair(target.name, lq, gt)
+    gt = cut_to_scale(gt)
+    return ValidationPair(target.stem, lq[: gt.shape[0] // SCALE, : gt.shape[1] // SCALE], gt)

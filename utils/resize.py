@@ -55,7 +55,7 @@ def imresize_weights(scale: float) -> NDArray[np.float64]:
     Returns:
         float64 `n_taps`, without the zeros at its ends.
     """
-    index, weight = _taps(round(16 / scale), float(scale), "clamp")
+    _, weight = _taps(round(16 / scale), float(scale), "clamp")
     middle = weight[len(weight) // 2]
     return middle[middle != 0]
 

@@ -1,0 +1,137 @@
+"""Validation, the log and the sample pictures: golden values, names, restarts."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from models.team08_HATFreq.images import read_rgb, write_png
+from training.distributed import World
+from training.log import Log, write_left_out
+from training.samples import draw_samples
+from training.sources import DataError
+from training.validation import load_sets, restore, set_names, validate
+
+ALONE = World(0, 1, torch.device("cpu"))
+
+
+def noise(h: int, w: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (h, w, 3), np.uint8)
+
+
+class Brighter(nn.Module):
+    """Nearest-neighbour enlargement plus five grey levels."""
+
+    def forward(self, lq: torch.Tensor) -> torch.Tensor:
+        return nn.functional.interpolate(lq, scale_factor=4, mode="nearest") + 5 / 255
+
+
+def test_validation_is_the_mean_of_golden_values(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    write_png(tmp_path / "one" / "a.png", np.full((33, 34, 3), 100, np.uint8))
+    write_png(tmp_path / "one" / "b.png", np.full((32, 32, 3), 253, np.uint8))  # 258 is clamped to 255: two levels off
+    write_png(tmp_path / "two" / "c.png", np.full((32, 32, 3), 200, np.uint8))
+    sets = load_sets((str(tmp_path / "one"), str(tmp_path / "two")), ())
+    assert [pair.gt.shape for pair in sets[0].pairs] == [(32, 32, 3), (32, 32, 3)]
+    five, two = (20 * math.log10(255 / (levels * 219 / 255)) for levels in (5, 2))  # a grey level is 219 / 255 in Y
+    expected = {"one": pytest.approx((five + two) / 2, abs=1e-6), "two": pytest.approx(five, abs=1e-6)}
+    for tile in (0, 3):
+        assert validate(Brighter(), sets, ALONE, tile) == expected
+    assert validate(Brighter(), [], ALONE, 0) == {}
+
+
+def test_restored_samples_are_rounded_to_the_nearest():
+    class Half(nn.Module):
+        def forward(self, lq: torch.Tensor) -> torch.Tensor:
+            return (
+                nn.functional.interpolate(lq, scale_factor=4, mode="nearest")
+                + torch.tensor([0.6, 0.4, -0.6]).view(3, 1, 1) / 255
+            )
+
+    sr = restore(Half(), np.full((2, 3, 3), 100, np.uint8), torch.device("cpu"))
+    assert sr.shape == (8, 12, 3) and (sr == np.array([101, 100, 99])).all()
+
+
+@pytest.mark.parametrize("name", ["img_001x4.png", "img_001.png"])
+def test_validation_pairs_are_found_by_either_name(tmp_path, name):
+    hr, lr = tmp_path / "HR", tmp_path / "LR"
+    hr.mkdir()
+    lr.mkdir()
+    words = (str(hr),), (str(lr),)
+    write_png(hr / "img_001.png", noise(32, 36))
+    write_png(lr / name, noise(8, 9, 1))
+    np.testing.assert_array_equal(load_sets(*words)[0].pairs[0].lq, noise(8, 9, 1))
+    write_png(lr / name, noise(8, 8))
+    with pytest.raises(DataError, match=r"is 8x8, .*img_001\.png needs 9x8"):
+        load_sets(*words)
+    write_png(hr / "img_002.png", noise(32, 36))
+    with pytest.raises(DataError, match=r"lacks the low-resolution images of 1 targets: .*img_002\.png"):
+        load_sets(*words)
+
+
+def test_sets_are_called_by_what_tells_them_apart():
+    assert set_names(("bench/Set5/HR", "bench/Set14/HR", "DIV2K_valid_HR", "lists/mine.txt", "photos/**")) == [
+        "Set5", "Set14", "DIV2K_valid_HR", "mine", "photos"
+    ]  # fmt: skip
+    assert set_names(("a/x/HR", "b/x/HR", "HR")) == ["a/x/HR", "b/x/HR", "HR"]
+
+
+def row(step: int) -> dict[str, float]:
+    return {"step": step, "loss": 0.1, "lr": 1e-3, "psnr": 30.123456, "images_per_s": 9, "seconds": 7.0}
+
+
+def test_log_drops_rows_that_are_made_anew_and_a_torn_one(tmp_path):
+    log = Log(tmp_path, 0, ["Set5"])
+    for step in (500, 1_000_000, 1_000_500):
+        log.add(row(step), {"Set5": 30.123456})
+    with log.path.open("a") as file:
+        file.write("1000750,0.1,0.0")
+    Log(tmp_path, 1_000_000, ["Set5"])
+    assert log.path.read_text().splitlines() == [
+        "step,loss,lr,psnr,images_per_s,seconds",
+        "500,0.1,0.001,30.1235,9,7",
+        "1000000,0.1,0.001,30.1235,9,7",
+    ]
+
+
+def test_several_sets_have_columns_and_tensorboard_has_them_all(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for step in (500, 1000, 1000):  # the second start makes step 1000 anew
+        with Log(tmp_path, 500 if step > 500 else 0, ["Set5", "Set14"], tensorboard=True) as log:
+            log.add(row(step), {"Set5": 31.0, "Set14": 29.25})
+    assert log.path.read_text().splitlines() == [
+        "step,loss,lr,psnr,images_per_s,seconds,psnr_Set5,psnr_Set14",
+        "500,0.1,0.001,30.1235,9,7,31,29.25",
+        "1000,0.1,0.001,30.1235,9,7,31,29.25",
+    ]
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("psnr_Set14")] == [(500, 29.25), (1000, 29.25)]
+    assert set(events.Tags()["scalars"]) == {
+        "loss", "lr", "psnr", "images_per_s", "seconds", "psnr_Set5", "psnr_Set14"
+    }  # fmt: skip
+
+
+def test_images_left_out_are_listed(tmp_path):
+    write_left_out(tmp_path / "left_out.csv", [("a,b.png", "too small: 3x3")])
+    assert (tmp_path / "left_out.csv").read_bytes() == b'name,reason\r\n"a,b.png",too small: 3x3\r\n'
+    write_left_out(tmp_path / "left_out.csv", [])
+    assert not (tmp_path / "left_out.csv").exists()
+
+
+def test_samples_show_enlarged_restored_and_target(tmp_path):
+    for name, (h, w) in {"one": (400, 300), "two": (40, 48)}.items():
+        (tmp_path / name).mkdir()
+        write_png(tmp_path / name / "a.png", noise(h, w))
+    sets = load_sets((str(tmp_path / "one"), str(tmp_path / "two")), ())
+    draw_samples(lambda lq: restore(Brighter(), lq, torch.device("cpu")), sets, 5, tmp_path / "samples" / "s.png")
+    sheet = read_rgb(tmp_path / "samples" / "s.png")
+    assert sheet.shape == (256 + 8 + 40, 3 * 256 + 2 * 8, 3)
+    gt = noise(400, 300)[72:328, 20:276]  # the middle: 64x64 of 100x75 LR pixels, from (18, 5)
+    np.testing.assert_array_equal(sheet[:256, 528:784], gt)
+    np.testing.assert_array_equal(sheet[264:304, 112:160], noise(40, 48))
+    lq = sets[0].pairs[0].lq[18:82, 5:69]
+    np.testing.assert_array_equal(sheet[:256, 264:520], restore(Brighter(), lq, torch.device("cpu")))
