@@ -22,8 +22,8 @@ find_python() {
 ensure_environment() {
     local requirements=$1 stamp base
     PYTHON="$PWD/.venv/bin/python"
-    stamp=".venv/.installed-$(cat requirements*.txt | cksum | cut -d' ' -f1)-$(basename "$requirements" .txt)"
-    [ -e "$stamp" ] && return
+    stamp=".venv/.installed-$(cat requirements*.txt | cksum | cut -d' ' -f1)"
+    if [ -e "$stamp-requirements-dev" ] || [ -e "$stamp-$(basename "$requirements" .txt)" ]; then return; fi
     if [ ! -x "$PYTHON" ]; then
         base=$(find_python) || exit 1
         say "Making a virtual environment in .venv with $("$base" --version)"
@@ -32,5 +32,5 @@ ensure_environment() {
     say "Installing $requirements (PyTorch and its CUDA libraries: some 3 GB to fetch the first time)"
     "$PYTHON" -m pip install --quiet --disable-pip-version-check -r "$requirements" \
         || fail "pip could not install $requirements (see above); the same command goes on where it stopped"
-    touch "$stamp"
+    touch "$stamp-$(basename "$requirements" .txt)"
 }

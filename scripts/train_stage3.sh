@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Stage 3: Data-LDCC (the list that scripts/build_data_ldcc.sh writes) and DF2K, from the averaged weights of stage 2.
+#
+#     bash scripts/train_stage3.sh
+#     INIT=my_weights.safetensors bash scripts/train_stage3.sh      # from other weights
+#
+# DATA, RUNS, GPUS and PYTHON: see scripts/stage.sh; LDCC names the list (default: $DATA/Data-LDCC/data_ldcc.txt). The
+# same command goes on after a stop.
+source "$(dirname "$0")/stage.sh"
+
+init=${INIT:-$(finished "$RUNS/stage2")}
+list=${LDCC:-$DATA/Data-LDCC/data_ldcc.txt}
+[ -e "$list" ] || fail "$list is missing: make it with scripts/build_data_ldcc.sh, or name another list in LDCC"
+mapfile -t images < <(df2k)
+mapfile -t valid < <(validation)
+say "Stage 3: $init, $list ${images[*]} -> $RUNS/stage3"
+launch --config configs/stage3_ldcc.yaml --data "$list" "${images[@]}" --init "$init" "${valid[@]}" \
+    --out "$RUNS/stage3" "$@"
