@@ -12,8 +12,10 @@ import csv
 import json
 import os
 import platform
+import re
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from evaluation.pairing import find_pairs
 from models.team08_HATFreq.images import read_rgb, write_bytes
 from models.team08_HATFreq.io import NetworkRestorer, build_for
 from models.team08_HATFreq.weights import load_weights, read_state_dict, save_weights
+from training.config import TrainConfig
 from utils.metrics import psnr_y, ssim_y
 
 ZOO = Path(__file__).resolve().parents[1] / "model_zoo" / "team08_HATFreq"
@@ -49,17 +52,47 @@ def score(weights: Path, bench: Path, ensemble: int) -> Scores:
 
 def training_command(training: dict[str, Any]) -> str:
     """The command of a run, its folders named below $DATA."""
-    folders = [*training["data"], *(training[key] for key in ("valid_hr", "valid_lr") if training[key])]
-    common = os.path.commonpath([os.path.abspath(folder) for folder in folders])
+    places = {key: as_list(training[key]) for key in ("data", "valid_hr", "valid_lr")}
+    common = os.path.commonpath([os.path.abspath(folder) for folders in places.values() for folder in folders])
     words = ["python train.py"]
+    defaults = {f.name: list(f.default) if isinstance(f.default, tuple) else f.default for f in fields(TrainConfig)}
     for key, value in training.items():
-        if value in ("", [], None) or key == "out":
+        default = defaults.get(key)
+        if key == "out" or value == default or not (value or default):
             continue
-        items = value if isinstance(value, list) else [value]
-        if key in ("data", "valid_hr", "valid_lr"):
+        if isinstance(value, bool):
+            words.append(f"--{'' if value else 'no-'}{key}")
+            continue
+        items = as_list(value)
+        if key in places:
             items = [f"$DATA/{os.path.relpath(folder, common)}" for folder in items]
         words.append(f"--{key} {' '.join(str(item) for item in items)}")
     return " \\\n    ".join([*words, "--out runs/light"])
+
+
+def as_list(value: Any) -> list[Any]:
+    """A setting's words: none for an empty one."""
+    return value if isinstance(value, list) else [value] if value != "" else []
+
+
+def earlier_training(previous: str) -> str:
+    """What the card of the weights that a run started from says of their training, as a section of the next card."""
+    rows = re.findall(r"^\| (?:sha256|steps|seen|training time|machine) \|.*$", previous, re.M)
+    section = previous[previous.index("## Training") :]
+    command = section[section.index("```bash") : section.index("```", section.index("```bash") + 7) + 3]
+    before = previous[previous.index("## Earlier training") :] if "## Earlier training" in previous else ""
+    lines = [
+        "## Earlier training",
+        "",
+        "The weights that it started from:",
+        "",
+        "| | |",
+        "|---|---|",
+        *rows,
+        "",
+        command,
+    ]
+    return "\n".join([*lines, *(["", before.strip()] if before else [])])
 
 
 def finished_rows(run: Path) -> list[dict[str, str]]:
@@ -75,8 +108,10 @@ def finished_rows(run: Path) -> list[dict[str, str]]:
     return rows
 
 
-def card(name: str, sha256: str, run: Path, parameters: int, data: str, single: Scores, ensemble: Scores) -> str:
-    """The card's Markdown."""
+def card(
+    name: str, sha256: str, run: Path, parameters: int, data: str, single: Scores, ensemble: Scores, previous: str
+) -> str:
+    """The card's Markdown; `previous` is the card of the weights that the run started from, empty if from none."""
     config = json.loads((run / "config.json").read_text())["training"]
     start = json.loads((run / "environment.json").read_text())[-1]
     end = finished_rows(run)[-1]
@@ -85,10 +120,12 @@ def card(name: str, sha256: str, run: Path, parameters: int, data: str, single: 
         f"| {key} | {psnr:.3f} / {ssim:.4f} | {ensemble[key][0]:.3f} / {ensemble[key][1]:.4f} |"
         for key, (psnr, ssim) in single.items()
     )
-    return f"""# {name}
+    return (
+        f"""# {name}
 
-HATFreq, preset `{config["preset"]}`, x4, {parameters:,} parameters, trained from scratch by this repository's
-`train.py` for the bicubic degradation (MATLAB's `imresize`, rounded to uint8).
+HATFreq, preset `{config["preset"]}`, x4, {parameters:,} parameters, trained by this repository's `train.py`,
+{"from earlier weights of its own" if previous else "from scratch"}, for the bicubic degradation (MATLAB's `imresize`,
+rounded to uint8).
 
 | | |
 |---|---|
@@ -123,7 +160,10 @@ With the challenge's two scripts: `python test.py --test_dir $DATA/bench/Set5/LR
 {data.strip()}
 
 Released are the averaged weights of the last step; the validation images drew the curve and chose nothing.
-"""
+{earlier_training(previous) if previous else ""}
+""".rstrip()
+        + "\n"
+    )
 
 
 def cpu_name() -> str:
@@ -173,7 +213,11 @@ def release(source: Path, target: Path, run: Path, data: str, single: Scores, en
     sha256 = save_weights(state, target, metadata)
     write_bytes(target.with_name(target.name + ".sha256"), f"{sha256}  {target.name}\n".encode())
     parameters = sum(t.numel() for t in state.values() if t.is_floating_point())
-    write_bytes(target.with_suffix(".md"), card(target.name, sha256, run, parameters, data, single, ensemble).encode())
+    page = target.with_suffix(".md")
+    init = json.loads((run / "config.json").read_text())["training"]["init"]
+    previous = page.read_text() if Path(init).name == target.name else ""
+    text = card(target.name, sha256, run, parameters, data, single, ensemble, previous)
+    write_bytes(page, text.encode())
 
 
 if __name__ == "__main__":

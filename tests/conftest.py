@@ -61,11 +61,8 @@ def command(photos: Path, tmp_path: Path) -> Callable[..., list[str]]:
             "1",
             "--workers",
             "0",
-            "--device",
-            "cpu",
-            "--valid_every",
-            "4",
         ]
+        words += ["--device", "cpu", "--valid_every", "4"]
         words += ["--no-tensorboard", "--sample_images", "0"]
         return [*words, "--model_overrides", *TINY, *more]
 
