@@ -4,9 +4,9 @@
     python benchmarks/train_step.py --device cuda --batch 8 --out benchmarks/results/train_step_cuda.md
 
 The reference is spandrel's HAT (`pip install spandrel`) of the same shape, L1 and `torch.optim.Adam`. Ours is the
-trainer's own `train_step`: it also makes the low-resolution side, averages the weights and sums the loss. `light` has an
-upsampler that HAT does not know, so that a row gives it HAT's. Every measurement is a process of its own, as a process's
-peak never falls, and the cases take turns; the table holds the medians.
+trainer's own `train_step`: it also makes the low-resolution side, averages the weights and sums the loss. `light` has
+an upsampler that HAT does not know, so that a row gives it HAT's. Every measurement is a process of its own, as a
+process's peak never falls, and the cases take turns; the table holds the medians.
 """
 
 import argparse
