@@ -81,11 +81,6 @@ class Settings:
     images: int
 
     @property
-    def phashes(self) -> NDArray[np.uint64]:
-        """The perceptual hashes, uint64 `n 8`."""
-        lists = self.columns("phash")["phash"].combine_chunks()
-        return np.asarray(lists.flatten(), np.uint64).reshape(-1, ORIENTATIONS)
-
     def shards(self) -> int:
         """How many shards the images fill."""
         return -(-self.images // self.shard_size)
