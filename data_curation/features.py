@@ -69,6 +69,7 @@ class Settings:
         inputs: the command's words.
         shard_size: images a shard, readable or not.
         images: of all shards, readable or not.
+        batch: images the encoder takes at once; the last bits of its sums may depend on it.
     """
 
     model: str
@@ -79,6 +80,7 @@ class Settings:
     inputs: tuple[str, ...]
     shard_size: int
     images: int
+    batch: int = 64
 
     @property
     def shards(self) -> int:
