@@ -149,7 +149,7 @@ def _why_no_clip(name: str, pretrained: str, local: bool, error: Exception) -> s
         return f"the weights {which} do not load as {name} ({cause}): give this model's"
     return (
         f"the weights {pretrained} of {name} cannot be downloaded ({cause}): download them where there is a network, "
-        f"and give the file: --pretrained /path/to/weights (OpenAI's own files need --model {name}-quickgelu)"
+        f"and give the file: --pretrained /path/to/weights (OpenAI's weights need --model {name}-quickgelu)"
     )
 
 
