@@ -264,7 +264,7 @@ def test_other_settings_and_changed_images_are_refused_with_the_remedy(pictures,
     with pytest.raises(SystemExit, match=r"other settings: downscale 1 \(now 4\); choose another --out, or delete"):
         embed.main(words(pool, clip, out, "--downscale", "4"))
     write_png(pool / "05.png", photograph(99))
-    with pytest.raises(SystemExit, match=r"shard 1 .* have changed .* delete .*/shard_00001.parquet to embed"):
+    with pytest.raises(SystemExit, match=r"shard 1 .* have changed since: .* delete .*/shard_00001.parquet to embed"):
         embed.main(words(pool, clip, out))
     (out / "shard_00001.parquet").unlink()
     embed.main(words(pool, clip, out))
