@@ -222,6 +222,7 @@ def test_a_run_without_a_single_readable_image_fails(clip, tmp_path):
 # Restarts and ranks
 
 
+@pytest.mark.slow
 def test_two_ranks_give_the_bytes_of_one(pictures, clip, whole, tmp_path, root):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
                "-m", "data_curation.embed", *words(pictures, clip, tmp_path / "out")]  # fmt: skip
@@ -229,6 +230,7 @@ def test_two_ranks_give_the_bytes_of_one(pictures, clip, whole, tmp_path, root):
     assert contents(tmp_path / "out") == contents(whole)
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_ends_with_the_same_bytes(pictures, clip, whole, tmp_path, root):
     out = tmp_path / "out"
     os.mkfifo(tmp_path / "gate.png")  # the run waits at it, its first shard finished
