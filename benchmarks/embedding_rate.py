@@ -17,6 +17,7 @@ from collections.abc import Callable
 from itertools import cycle, islice
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from torch import nn
@@ -78,7 +79,8 @@ def by_loader(
 ) -> Callable[[], int]:
     """A plain DataLoader loop, its processes started."""
     data = Files([*images[: workers * BATCH], *images], encoder, downscale, whole)
-    loader = DataLoader(data, encoder.batch, num_workers=workers, collate_fn=np.stack, prefetch_factor=4)
+    loader = DataLoader(data, encoder.batch, num_workers=workers, collate_fn=np.stack, prefetch_factor=4,
+                        worker_init_fn=one_thread)  # fmt: skip
     batches = iter(loader)
     list(islice(batches, workers))
 
@@ -86,6 +88,11 @@ def by_loader(
         return sum(len(encoder.embed(batch)) for batch in batches)
 
     return loop
+
+
+def one_thread(_worker: int) -> None:
+    """As in this project's workers: threads of OpenCV's beside as many processes would wait for one another."""
+    cv2.setNumThreads(1)
 
 
 def decoding_rate(images: list[ImageFile], encoder: Encoder, downscale: int) -> float:
@@ -108,6 +115,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--weights", type=Path)
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
+    cv2.setNumThreads(1)
     images = list(islice(cycle([image for word in args.images for image in expand(word)]), args.count))
     cpu = torch.device("cpu")
     encoder = backbone_encoder(args.backbone, args.weights, cpu, False, BATCH) if args.backbone else tiny_encoder()
