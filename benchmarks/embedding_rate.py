@@ -6,14 +6,16 @@
 Same images, same preprocessing, same encoder, same number of decoding processes, by turns in one run. Without a
 backbone the encoder is one pooling and one matrix, which costs next to nothing: the decoders bound both. `bare` does in
 the DataLoader what a notebook does, decode and resize; `same` also measures and hashes there what the records hold;
-`decode` is one process that decodes without handing anything on, times the number of workers: what there is to be had.
+`decode` are as many processes that decode and measure the same without handing anything on: what there is to be had.
 """
 
 import argparse
+import multiprocessing
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -75,7 +77,7 @@ def by_reader(images: list[ImageFile], encoder: Encoder, downscale: int, workers
 
 
 def by_loader(
-    images: list[ImageFile], encoder: Encoder, workers: int, downscale: int, whole: bool
+    images: list[ImageFile], encoder: Encoder, downscale: int, workers: int, whole: bool
 ) -> Callable[[], int]:
     """A plain DataLoader loop, its processes started."""
     data = Files([*images[: workers * BATCH], *images], encoder, downscale, whole)
@@ -95,12 +97,24 @@ def one_thread(_worker: int) -> None:
     cv2.setNumThreads(1)
 
 
-def decoding_rate(images: list[ImageFile], encoder: Encoder, downscale: int) -> float:
-    """Images a second of one process that does nothing else."""
-    since = time.monotonic()
-    for image in images:
-        decode(image, encoder.framing, downscale)
-    return len(images) / (time.monotonic() - since)
+def by_decoding(images: list[ImageFile], encoder: Encoder, downscale: int, workers: int) -> Callable[[], int]:
+    """Processes that decode and hand nothing on."""
+    context = multiprocessing.get_context("forkserver")
+    pool = context.Pool(workers, one_thread, (0,))
+    one = partial(decode_only, encoder.framing, downscale)
+    pool.map(one, images[:workers], 1)
+
+    def loop() -> int:
+        with pool:
+            return sum(pool.map(one, images, 1))
+
+    return loop
+
+
+def decode_only(framing: Framing, downscale: int, image: ImageFile) -> int:
+    """1, the image decoded."""
+    decode(image, framing, downscale)
+    return 1
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -125,14 +139,14 @@ def main(argv: list[str] | None = None) -> None:
     }
     if args.downscale == 1:
         ways["DataLoader, bare"] = lambda: by_loader(images, encoder, 1, args.workers, False)
-    rates: dict[str, list[float]] = {way: [] for way in [*ways, "decode"]}
+    ways["decode"] = lambda: by_decoding(images, encoder, args.downscale, args.workers)
+    rates: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(args.repeats):
         for way, prepare in ways.items():
             loop = prepare()
             since = time.monotonic()
             done = loop()
             rates[way].append(done / (time.monotonic() - since))
-        rates["decode"].append(args.workers * decoding_rate(images[: max(1, args.count // 4)], encoder, args.downscale))
     print("| way | images/s, median | lowest | highest |\n|---|---|---|---|")
     for way, found in rates.items():
         print(f"| {way} | {statistics.median(found):.1f} | {min(found):.1f} | {max(found):.1f} |")

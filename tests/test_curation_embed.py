@@ -405,7 +405,7 @@ def test_sharpness_is_the_variance_of_the_laplacian():
     point = np.zeros((5, 5), np.uint8)
     point[2, 2] = 10
     # One -40, four 10, twenty 0: mean 0, mean of squares (1600 + 400) / 25.
-    assert sharpness(point) == 80
+    assert sharpness(point) == pytest.approx(80, rel=1e-12)
     image = cv2.cvtColor(photograph(1), cv2.COLOR_RGB2GRAY)
     assert sharpness(cv2.GaussianBlur(image, (0, 0), 2)) < sharpness(image) / 10
 
