@@ -6,7 +6,8 @@
 Same images, same preprocessing, same encoder, same number of decoding processes, by turns in one run. Without a
 backbone the encoder is one pooling and one matrix, which costs next to nothing: the decoders bound both. `bare` does in
 the DataLoader what a notebook does, decode and resize; `same` also measures and hashes there what the records hold;
-`decode` are as many processes that decode and measure the same without handing anything on: what there is to be had.
+`decode` are as many processes that decode and measure the same without handing anything on: what there is to be had. On
+a CPU the encoder takes its time from the decoders' cores, in every way; `its reader alone` shows the rate without it.
 """
 
 import argparse
@@ -60,8 +61,10 @@ def tiny_encoder() -> Encoder:
     return Encoder("tiny", "none", FRAMING, network, torch.device("cpu"), False, BATCH)
 
 
-def by_reader(images: list[ImageFile], encoder: Encoder, downscale: int, workers: int) -> Callable[[], int]:
-    """This project's loop, its processes started."""
+def by_reader(
+    images: list[ImageFile], encoder: Encoder, downscale: int, workers: int, embed: bool
+) -> Callable[[], int]:
+    """This project's loop, its processes started; or its reader alone."""
     reader = Reader(encoder.framing, downscale, workers, 60, 4 * encoder.batch + workers)
     warm = images[:workers]
     reader.__enter__()
@@ -69,7 +72,7 @@ def by_reader(images: list[ImageFile], encoder: Encoder, downscale: int, workers
     list(islice(outcomes, len(warm)))
 
     def loop() -> int:
-        found = len(embed_shard(encoder, images, outcomes)[0])
+        found = len(embed_shard(encoder, images, outcomes)[0]) if embed else sum(1 for _ in outcomes)
         reader.__exit__(None, None, None)
         return found
 
@@ -134,7 +137,8 @@ def main(argv: list[str] | None = None) -> None:
     cpu = torch.device("cpu")
     encoder = backbone_encoder(args.backbone, args.weights, cpu, False, BATCH) if args.backbone else tiny_encoder()
     ways = {
-        "data_curation.embed": lambda: by_reader(images, encoder, args.downscale, args.workers),
+        "data_curation.embed": lambda: by_reader(images, encoder, args.downscale, args.workers, True),
+        "its reader alone": lambda: by_reader(images, encoder, args.downscale, args.workers, False),
         "DataLoader, same": lambda: by_loader(images, encoder, args.downscale, args.workers, True),
     }
     if args.downscale == 1:
