@@ -1,0 +1,247 @@
+"""Stage 1: embed images with CLIP, or another encoder, into a features folder (see features.py).
+
+    python -m data_curation.embed DIV2K_test_LR --out features/queries
+    torchrun --nproc_per_node 8 -m data_curation.embed LSDIR/** Flickr2K HQ-50K/*.tar --downscale 4 --out features/pool
+
+Images are folders, `folder/**` for sub-folders too, lists, tar shards (uncompressed) or single files. They are cut into
+shards by their order; process r of n takes shards r, r + n, ... and writes each whole or not at all: a run that was
+killed is finished by starting it again. On a CPU a process computes with one thread: start more by torchrun.
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from hashlib import sha256
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from data_curation.decode import Decoded
+from data_curation.encoders import Encoder, EncoderError, backbone_encoder, clip_encoder
+from data_curation.features import (
+    SETTINGS,
+    Features,
+    FeaturesError,
+    Record,
+    Settings,
+    finished_inputs,
+    normalised,
+    read_settings,
+    write_shard,
+)
+from data_curation.reader import Outcome, Reader
+from models.team08_HATFreq.images import write_bytes
+from training.data import NAMED
+from training.sources import DataError, ImageFile, expand
+
+BATCHES_AHEAD = 4  # decoded images kept waiting for the encoder, in batches
+
+
+def images_of(words: list[str]) -> list[ImageFile]:
+    """The images of the command's words, by absolute names, in order.
+
+    Raises:
+        DataError: a word without images, or an image named twice.
+    """
+    images = [image for word in words for image in expand(str(Path(word).absolute()))]
+    twice = [name for name, times in Counter(image.name for image in images).items() if times > 1]
+    if twice:
+        raise DataError(f"{len(twice)} images are named twice, {twice[0]} first: give each folder, list or shard once")
+    return images
+
+
+def fingerprint(images: list[ImageFile], settings: Settings) -> str:
+    """A hash of how and of what a shard is made, images by names and bytes: a finished one has to have the same."""
+    how = (settings.model, settings.weights, settings.downscale, settings.precision, settings.batch)
+    digest = sha256(repr(how).encode())
+    for image in images:
+        digest.update(f"{image.name}\t{_bytes_of(image)}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def prepare(folder: Path, settings: Settings, write: bool) -> None:
+    """Make the features folder, or check that what is in it was made with the same settings.
+
+    Raises:
+        FeaturesError: it was not; names what differs and the remedy.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / SETTINGS).exists():
+        found = read_settings(folder)
+        changed = [key for key in vars(settings) if getattr(found, key) != getattr(settings, key)]
+        if changed:
+            was = ", ".join(f"{key} {getattr(found, key)} (now {getattr(settings, key)})" for key in changed)
+            raise FeaturesError(f"{folder} was begun with other settings: {was}; choose another --out, or delete it")
+    elif write:
+        write_bytes(folder / SETTINGS, settings.encode())
+
+
+def unfinished(folder: Path, settings: Settings, shards: list[list[ImageFile]], mine: range) -> list[int]:
+    """The numbers of this process's shards that are still to do.
+
+    Raises:
+        FeaturesError: a finished shard was made of other images, or otherwise.
+    """
+    todo = []
+    for number in mine:
+        found = finished_inputs(folder, number)
+        if found is None:
+            todo.append(number)
+        elif found != fingerprint(shards[number], settings):
+            raise FeaturesError(
+                f"the images of shard {number} ({shards[number][0].name}, ...), or the encoder, have changed since: "
+                f"choose another --out, or delete {folder}/shard_{number:05}.parquet to embed them again"
+            )
+    return todo
+
+
+def embed_shard(
+    encoder: Encoder, images: list[ImageFile], outcomes: Iterator[Outcome]
+) -> tuple[np.ndarray, list[Record], list[tuple[str, str]]]:
+    """Embed one shard.
+
+    Args:
+        outcomes: of the images, in order; as many are taken as there are images.
+
+    Returns:
+        float16 `n d`, the records of its rows, name and reason of what could not be read.
+    """
+    rows: list[np.ndarray] = []
+    records: list[Record] = []
+    unreadable: list[tuple[str, str]] = []
+    side = encoder.framing.crop
+    for start in range(0, len(images), encoder.batch):
+        part = images[start : start + encoder.batch]
+        pixels = np.zeros((len(part), side, side, 3), np.uint8)  # an image's place is its own, readable or not
+        kept = []
+        for place, (image, outcome) in enumerate(zip(part, islice(outcomes, len(part)), strict=True)):
+            if isinstance(outcome, Decoded):
+                pixels[place] = outcome.pixels
+                records.append(outcome.record)
+                kept.append(place)
+            else:
+                unreadable.append((image.name, outcome))
+        if kept:
+            rows.append(normalised(encoder.embed(pixels)[kept]))
+    vectors = np.concatenate(rows) if rows else np.empty((0, encoder.dimension), np.float16)
+    return vectors, records, unreadable
+
+
+def run(args: argparse.Namespace) -> None:
+    """Embed this process's share of the images.
+
+    Raises:
+        DataError, EncoderError: see there.
+    """
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    images = images_of(args.images)
+    shards = [images[start : start + args.shard_size] for start in range(0, len(images), args.shard_size)]
+    encoder = make_encoder(args)
+    settings = Settings(encoder.model, encoder.weights, args.downscale, encoder.dimension, args.precision,
+                        tuple(args.images), args.shard_size, len(images), args.batch)  # fmt: skip
+    prepare(args.out, settings, write=rank == 0)
+    todo = unfinished(args.out, settings, shards, range(rank, len(shards), world))
+    ahead = BATCHES_AHEAD * args.batch + args.workers
+    with Reader(encoder.framing, args.downscale, args.workers, args.seconds, ahead) as reader:
+        outcomes = reader.read(image for number in todo for image in shards[number])
+        for number in todo:
+            since = time.monotonic()
+            vectors, records, unreadable = embed_shard(encoder, shards[number], outcomes)
+            inputs = fingerprint(shards[number], settings)
+            write_shard(args.out, number, vectors, records, unreadable, encoder.model, inputs)
+            _say_shard(number, len(shards), len(records), unreadable, time.monotonic() - since)
+    if (args.out / SETTINGS).exists() and all(finished_inputs(args.out, n) is not None for n in range(len(shards))):
+        _say_folder(Features(args.out))
+
+
+def make_encoder(args: argparse.Namespace) -> Encoder:
+    """The encoder that the command names, on its device."""
+    device = torch.device(args.device or (_cuda() if torch.cuda.is_available() else "cpu"))
+    torch.set_num_threads(1)  # more would share out sums differently: other bytes on another machine
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32 = True, False
+    bf16 = args.precision == "bf16"
+    if args.backbone:
+        return backbone_encoder(args.backbone, args.weights, device, bf16, args.batch)
+    return clip_encoder(args.model, args.pretrained, device, bf16, args.batch)
+
+
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command's arguments, checked."""
+    parser = argparse.ArgumentParser(
+        prog="data_curation.embed", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("images", nargs="+", help="folders, folder/**, lists, tar shards or image files")
+    add("--out", type=Path, required=True, help="the features folder")
+    add("--model", default="ViT-L-14", help="open_clip's name, or local-dir:FOLDER (default %(default)s)")
+    add("--pretrained", default="openai", help="open_clip's tag, or a weights file (default %(default)s)")
+    add("--backbone", help="instead of CLIP: alexnet, or a model of timm; needs --weights")
+    add("--weights", type=Path, help="the backbone's weights, .safetensors or .pth")
+    add("--downscale", type=int, choices=(1, 2, 3, 4), default=1,
+        help="shrink by MATLAB's bicubic first: 4 shows the pool as the test's low-resolution images are")  # fmt: skip
+    add("--precision", choices=("fp32", "bf16"), default="fp32")
+    add("--batch", type=_positive, default=64, help="images the encoder takes at once (default %(default)s)")
+    share = max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    add("--workers", type=_positive, default=share,
+        help="decoding processes of each process (default: the cores, shared out: %(default)s)")  # fmt: skip
+    add("--seconds", type=float, default=60, help="time limit for reading one image (default %(default)s)")
+    add("--shard_size", type=_positive, default=10_000, help="images a shard (default %(default)s)")
+    add("--device", default="", help="cpu, cuda or cuda:N (default: a GPU if there is one)")
+    args = parser.parse_args(argv)
+    if bool(args.backbone) != bool(args.weights):
+        parser.error("--backbone and --weights go together: the name of the network and the file of its weights")
+    if args.seconds <= 0:
+        parser.error(f"--seconds must be positive, not {args.seconds:g}")
+    return args
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command."""
+    args = arguments(argv)
+    try:
+        run(args)
+    except (DataError, EncoderError, OSError, RuntimeError) as error:
+        raise SystemExit(f"data_curation.embed: {error}") from error
+
+
+def _bytes_of(image: ImageFile) -> int:
+    if image.member:
+        return image.size
+    try:
+        return image.path.stat().st_size
+    except OSError:
+        return -1  # will be named as unreadable
+
+
+def _cuda() -> str:
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+
+
+def _positive(word: str) -> int:
+    number = int(word)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{word} is not positive")
+    return number
+
+
+def _say_shard(number: int, shards: int, read: int, unreadable: list[tuple[str, str]], seconds: float) -> None:
+    total = read + len(unreadable)
+    print(f"shard {number + 1} of {shards}: {total} images in {seconds:.1f} s ({total / seconds:.1f}/s)", flush=True)
+    for name, reason in unreadable[:NAMED]:
+        print(f"  unreadable: {name} {reason}", file=sys.stderr)
+    if len(unreadable) > NAMED:
+        print(f"  and {len(unreadable) - NAMED} more, see shard_{number:05}.unreadable.csv", file=sys.stderr)
+
+
+def _say_folder(features: Features) -> None:
+    lost = features.settings.images - len(features)
+    print(f"{features.folder}: {len(features)} embeddings of {features.settings.model}, {lost} images unreadable")
+
+
+if __name__ == "__main__":
+    main()
