@@ -36,7 +36,7 @@ from data_curation.features import (
 )
 from data_curation.reader import Outcome, Reader
 from models.team08_HATFreq.images import write_bytes
-from training.data import NAMED
+from training.mixture import NAMED
 from training.sources import DataError, ImageFile, expand
 
 BATCHES_AHEAD = 4  # decoded images kept waiting for the encoder, in batches
