@@ -1,0 +1,281 @@
+"""Whether two images are near-duplicates: one is laid over the other on the LR grid and what remains is measured.
+
+Two kinds of alignment are tried. Keypoints (SIFT) that agree on one affine map find crops, borders, quarter turns and
+changes of size, plain and mirrored; the whole frame in its eight orientations finds the rest, images without keypoints
+among it. Each is refined by maximising the correlation (G. Evangelidis and E. Psarakis, "Parametric Image Alignment
+Using Enhanced Correlation Coefficient Maximization", PAMI 2008), the colours are fitted by a gain and an offset a
+channel, and the PSNR of the common area decides.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from data_curation.localhash import MIRROR
+from training.data import orient
+
+Image = NDArray[np.uint8]
+Real = NDArray[np.float32]
+Map = NDArray[np.float64]  # `2 3`: (x, y, 1) of a pixel of the pool's grid -> (x, y) on the evaluation image's grid
+
+MIN_PSNR = 30.0  # dB on the LR grid
+MIN_CORRELATION = 0.95  # of luma over the common area: two plain skies reach 30 dB, but not this
+MIN_COMMON = 0.5  # common area as a fraction of the smaller image
+MIN_PIXELS = 256  # of common area on the LR grid: less is no image
+MIN_INLIERS = 8  # keypoints that agree on a map
+MAX_GAIN = 2.0  # of a channel, and its inverse: more is another photograph
+MAX_STRETCH = 1.35  # between the axes of a map
+MAX_SCALE = 6.0  # of a map, and its inverse
+
+_SIDE = 512  # pixels of the longer side that keypoints are sought at
+_KEYPOINTS = 600
+_RATIO = 0.85  # a match's distance to that of the second nearest
+_REPROJECTION = 2.0  # pixels of `_SIDE`
+_BLUR = 0.7  # grid pixels: what interpolation and JPEG differ by lies above
+_FRAME_CORRELATION = 0.6  # of the whole frames, reduced to 32x32, from which on an orientation is worth refining
+_ECC = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 40, 1e-5)
+_EDGE = 2  # grid pixels left out along the border of the common area
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found about two images.
+
+    Attributes:
+        duplicate: whether they are near-duplicates.
+        psnr: of the common area in dB, RGB, on the LR grid, after the colours were fitted; 0 if nothing fits.
+        correlation: of luma there, -1 to 1.
+        common: the common area as a fraction of the smaller image.
+        inliers: keypoints that agree with the map; 0 where the frames were laid over each other.
+        transformation: how the pool's image became the evaluation image, in words; empty if nothing fits.
+    """
+
+    duplicate: bool
+    psnr: float
+    correlation: float
+    common: float
+    inliers: int
+    transformation: str
+
+
+NOTHING = Verdict(False, 0.0, 0.0, 0.0, 0, "")
+
+
+@dataclass(frozen=True)
+class View:
+    """An image prepared for comparisons: its LR version and its keypoints.
+
+    Attributes:
+        grid: float32 `h w 3` in [0, 255], the image on the LR grid.
+        points: float32 `n 2`, x and y on that grid.
+        descriptors: float32 `n 128`, roots of normalised ones.
+        shape: height and width of the image itself.
+    """
+
+    grid: Real
+    points: Real
+    descriptors: Real
+    shape: tuple[int, int]
+
+
+def view(rgb: Image, factor: float) -> View:
+    """Prepare an image.
+
+    Args:
+        rgb: uint8 `h w 3`.
+        factor: pixels of the image a grid pixel: 4 for an HR image, 1 for an LR one.
+    """
+    h, w = rgb.shape[:2]
+    grid = _resized(rgb, max(1, round(h / factor)), max(1, round(w / factor)))
+    scale = min(1.0, _SIDE / max(h, w))
+    luma = cv2.cvtColor(_resized(rgb, max(1, round(h * scale)), max(1, round(w * scale))), cv2.COLOR_RGB2GRAY)
+    found, descriptors = cv2.SIFT_create(nfeatures=_KEYPOINTS, contrastThreshold=0.02).detectAndCompute(luma, None)
+    if descriptors is None:
+        descriptors, points = np.empty((0, 128), np.float32), np.empty((0, 2), np.float32)
+    else:
+        ratio = np.array([grid.shape[1] / luma.shape[1], grid.shape[0] / luma.shape[0]])
+        points = ((np.array([k.pt for k in found]) + 0.5) * ratio - 0.5).astype(np.float32)
+        descriptors = np.sqrt(descriptors / np.maximum(descriptors.sum(1, keepdims=True), 1e-6))
+    return View(grid.astype(np.float32), points, descriptors, (h, w))
+
+
+def verify(pool: View, evaluation: View) -> Verdict:
+    """Lay an image of the pool over an evaluation image (or over another of the pool) and judge.
+
+    Returns:
+        The verdict of the alignment that fits best.
+    """
+    verdicts = [_judge(pool, evaluation, *found) for found in (*_by_keypoints(pool, evaluation),)]
+    best = max(verdicts, key=_merit, default=NOTHING)
+    if best.duplicate:
+        return best
+    verdicts += [_judge(pool, evaluation, found, 0) for found in _by_frame(pool, evaluation)]
+    return max(verdicts, key=_merit, default=NOTHING)
+
+
+def describe(found: Map) -> str:
+    """A map in words: orientation, size, and what is cut off or shifted."""
+    turn = np.degrees(np.arctan2(found[1, 0], found[0, 0]))
+    mirror = np.linalg.det(found[:, :2]) < 0
+    scale = np.sqrt(abs(np.linalg.det(found[:, :2])))
+    words = ["mirrored"] if mirror else []
+    words += [f"turned by {round(turn) % 360}"] if round(turn) % 360 else []
+    return ", ".join([*words, f"x{scale:.2f}", f"shift {found[0, 2]:+.1f} {found[1, 2]:+.1f}"])
+
+
+def _merit(verdict: Verdict) -> tuple[bool, float]:
+    return verdict.duplicate, verdict.psnr
+
+
+def _by_keypoints(pool: View, evaluation: View) -> list[tuple[Map, int]]:
+    """The plain and the mirrored map that keypoints agree on, each with its number of them."""
+    found = []
+    for descriptors in (evaluation.descriptors, evaluation.descriptors[:, MIRROR]):
+        ours, theirs = _matches(pool.descriptors, descriptors)
+        if len(ours) < MIN_INLIERS:
+            continue
+        unit = max(evaluation.grid.shape) / _SIDE  # of RANSAC's tolerance
+        matrix, inliers = cv2.estimateAffine2D(
+            pool.points[ours],
+            evaluation.points[theirs],
+            ransacReprojThreshold=_REPROJECTION * unit,
+            maxIters=2000,
+            confidence=0.999,
+        )
+        if matrix is not None and inliers.sum() >= MIN_INLIERS and _plausible(matrix):
+            found.append((matrix, int(inliers.sum())))
+    return found
+
+
+def _matches(ours: Real, theirs: Real) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Indices of descriptors that are nearest to each other and clearly nearer than the second."""
+    if len(ours) < 2 or len(theirs) < 2:
+        return np.empty(0, np.intp), np.empty(0, np.intp)
+    likeness = ours @ theirs.T  # of unit vectors
+    best = likeness.argmax(1)
+    top = np.partition(likeness, -2, axis=1)[:, -2:]
+    distances = np.sqrt(np.maximum(2 - 2 * top, 1e-9))
+    mutual = likeness.argmax(0)[best] == np.arange(len(ours))
+    kept = np.flatnonzero(mutual & (distances[:, 1] < _RATIO * distances[:, 0]))
+    return kept, best[kept]
+
+
+def _plausible(matrix: Map) -> bool:
+    stretch = np.linalg.svd(matrix[:, :2], compute_uv=False)
+    return bool(stretch[1] > 1 / MAX_SCALE and stretch[0] < MAX_SCALE and stretch[0] < MAX_STRETCH * stretch[1])
+
+
+def _by_frame(pool: View, evaluation: View) -> list[Map]:
+    """Maps of the whole frame in the orientations that resemble the evaluation image."""
+    theirs = _small(evaluation.grid)
+    found = []
+    for orientation in range(8):
+        h, w = (pool.grid.shape[1::-1]) if orientation & 4 else pool.grid.shape[:2]
+        stretch = (evaluation.grid.shape[1] / w) / (evaluation.grid.shape[0] / h)
+        if not 1 / MAX_STRETCH < stretch < MAX_STRETCH:
+            continue
+        if _correlation(_small(orient(pool.grid, orientation)), theirs) >= _FRAME_CORRELATION:
+            found.append(_frame_map(pool.grid.shape[:2], evaluation.grid.shape[:2], orientation))
+    return found
+
+
+def _frame_map(ours: tuple[int, int], theirs: tuple[int, int], orientation: int) -> Map:
+    """The map that `training.data.orient` and a change of size make of pixel centres."""
+    (h, w), (height, width) = ours, theirs
+    linear = np.eye(3)
+    if orientation & 4:
+        linear, (h, w) = np.array([[0.0, 1, 0], [1, 0, 0], [0, 0, 1]]), (w, h)
+    if orientation & 2:
+        linear = np.array([[1.0, 0, 0], [0, -1, h - 1], [0, 0, 1]]) @ linear
+    if orientation & 1:
+        linear = np.array([[-1.0, 0, w - 1], [0, 1, 0], [0, 0, 1]]) @ linear
+    x, y = width / w, height / h
+    return (np.array([[x, 0, x / 2 - 0.5], [0, y, y / 2 - 0.5], [0, 0, 1]]) @ linear)[:2]
+
+
+def _judge(pool: View, evaluation: View, found: Map, inliers: int) -> Verdict:
+    """Refine a map and measure what it leaves."""
+    grid, found = _to_scale(pool.grid, found)
+    theirs = cv2.GaussianBlur(evaluation.grid, (0, 0), _BLUR)
+    ours = cv2.GaussianBlur(grid, (0, 0), _BLUR)
+    found = _refined(ours, theirs, found)
+    if not _plausible(found):
+        return NOTHING
+    laid, common = _laid_over(ours, theirs.shape[:2], found)
+    pixels = int(common.sum())
+    smaller = min(theirs.shape[0] * theirs.shape[1], abs(np.linalg.det(found[:, :2])) * ours.shape[0] * ours.shape[1])
+    if pixels < MIN_PIXELS:
+        return NOTHING
+    a, b = laid[common], theirs[common]
+    psnr = _fitted_psnr(a, b)
+    correlation = _correlation(a.mean(1), b.mean(1))
+    share = _whole_share(common) / smaller
+    duplicate = psnr >= MIN_PSNR and correlation >= MIN_CORRELATION and share >= MIN_COMMON
+    return Verdict(bool(duplicate), psnr, correlation, float(min(share, 1.0)), inliers, describe(found))
+
+
+def _to_scale(grid: Real, found: Map) -> tuple[Real, Map]:
+    """Bring the pool's grid to the map's scale, so that neither image is finer than the other when they are compared."""
+    scale = float(np.sqrt(abs(np.linalg.det(found[:, :2]))))
+    h, w = grid.shape[:2]
+    height, width = max(2, round(h * scale)), max(2, round(w * scale))
+    back = np.array([[w / width, 0, w / width / 2 - 0.5], [0, h / height, h / height / 2 - 0.5], [0, 0, 1]])
+    return _resized(grid, height, width), found @ back
+
+
+def _refined(ours: Real, theirs: Real, found: Map) -> Map:
+    """The map after ECC; the map itself where ECC does not converge."""
+    back = cv2.invertAffineTransform(found).astype(np.float32)  # ECC's maps lead from the template to the image
+    _, common = _laid_over(ours, theirs.shape[:2], found)
+    if common.sum() < MIN_PIXELS:
+        return found
+    try:
+        _, refined = cv2.findTransformECC(
+            theirs.mean(2), ours.mean(2), back, cv2.MOTION_AFFINE, _ECC, None, 3
+        )
+    except cv2.error:  # it raises where the images do not correlate
+        return found
+    return np.asarray(cv2.invertAffineTransform(refined), np.float64)
+
+
+def _laid_over(ours: Real, shape: tuple[int, int], found: Map) -> tuple[Real, NDArray[np.bool_]]:
+    """`ours` on the other's grid, and where both lie."""
+    h, w = shape
+    laid = cv2.warpAffine(ours, found, (w, h), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    inside = cv2.warpAffine(np.ones(ours.shape[:2], np.uint8), found, (w, h), flags=cv2.INTER_NEAREST)
+    inside = cv2.erode(cv2.copyMakeBorder(inside, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0), np.ones((3, 3)), iterations=_EDGE)
+    return laid, inside[1:-1, 1:-1] > 0
+
+
+def _whole_share(common: NDArray[np.bool_]) -> int:
+    """Pixels of the common area with the edge that was left out."""
+    return int(cv2.dilate(common.astype(np.uint8), np.ones((3, 3)), iterations=_EDGE).sum())
+
+
+def _fitted_psnr(ours: Real, theirs: Real) -> float:
+    """PSNR in dB of `n 3` after a gain and an offset a channel; 0 if a gain is out of bounds."""
+    mean, target = ours.mean(0), theirs.mean(0)
+    variance = ((ours - mean) ** 2).mean(0)
+    gain = ((ours - mean) * (theirs - target)).mean(0) / np.maximum(variance, 1e-6)
+    flat = variance < 1
+    gain = np.where(flat, 1.0, gain)
+    if (gain < 1 / MAX_GAIN).any() or (gain > MAX_GAIN).any():
+        return 0.0
+    error = float((((ours - mean) * gain + target - theirs) ** 2).mean())
+    return float(10 * np.log10(255**2 / max(error, 1e-4)))
+
+
+def _correlation(ours: Real, theirs: Real) -> float:
+    a, b = ours - ours.mean(), theirs - theirs.mean()
+    return float((a * b).sum() / max(float(np.sqrt((a * a).sum() * (b * b).sum())), 1e-6))
+
+
+def _small(grid: Real) -> Real:
+    return cv2.resize(np.ascontiguousarray(grid), (32, 32), interpolation=cv2.INTER_AREA).mean(2)
+
+
+def _resized(image: NDArray[np.generic], height: int, width: int) -> NDArray[np.generic]:
+    smaller = height * width < image.shape[0] * image.shape[1]
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
