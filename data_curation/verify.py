@@ -20,8 +20,8 @@ Image = NDArray[np.uint8]
 Real = NDArray[np.float32]
 Map = NDArray[np.float64]  # `2 3`: (x, y, 1) of a pixel of the pool's grid -> (x, y) on the evaluation image's grid
 
-MIN_PSNR = 30.0  # dB on the LR grid
-MIN_CORRELATION = 0.95  # of luma over the common area: two plain skies reach 30 dB, but not this
+MIN_PSNR = 28.0  # dB on the LR grid: fine textures that were halved in size come out at 30 and more
+MIN_DETAIL = 0.7  # correlation of luma's detail over the common area: two plain skies reach 30 dB, but not this
 MIN_COMMON = 0.5  # common area as a fraction of the smaller image
 MIN_PIXELS = 256  # of common area on the LR grid: less is no image
 MIN_INLIERS = 8  # keypoints that agree on a map
@@ -34,8 +34,12 @@ _KEYPOINTS = 600
 _RATIO = 0.85  # a match's distance to that of the second nearest
 _REPROJECTION = 2.0  # pixels of `_SIDE`
 _BLUR = 0.7  # grid pixels: what interpolation and JPEG differ by lies above
+_DETAIL = 3.0  # grid pixels: the blur whose difference from the image is its detail
 _FRAME_CORRELATION = 0.6  # of the whole frames, reduced to 32x32, from which on an orientation is worth refining
 _ECC = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 40, 1e-5)
+_ECC_FILTER = 3  # pixels of its own blur
+_MARGIN = 3  # grid pixels of the template that ECC does not see
+_DRIFT = 0.08  # of the longer side: how far refining may move a corner of a whole frame
 _EDGE = 2  # grid pixels left out along the border of the common area
 
 
@@ -46,7 +50,7 @@ class Verdict:
     Attributes:
         duplicate: whether they are near-duplicates.
         psnr: of the common area in dB, RGB, on the LR grid, after the colours were fitted; 0 if nothing fits.
-        correlation: of luma there, -1 to 1.
+        detail: correlation of luma's detail there, -1 to 1.
         common: the common area as a fraction of the smaller image.
         inliers: keypoints that agree with the map; 0 where the frames were laid over each other.
         transformation: how the pool's image became the evaluation image, in words; empty if nothing fits.
@@ -54,7 +58,7 @@ class Verdict:
 
     duplicate: bool
     psnr: float
-    correlation: float
+    detail: float
     common: float
     inliers: int
     transformation: str
@@ -107,7 +111,7 @@ def verify(pool: View, evaluation: View) -> Verdict:
     Returns:
         The verdict of the alignment that fits best.
     """
-    verdicts = [_judge(pool, evaluation, *found) for found in (*_by_keypoints(pool, evaluation),)]
+    verdicts = [_judge(pool, evaluation, *found) for found in _by_keypoints(pool, evaluation)]
     best = max(verdicts, key=_merit, default=NOTHING)
     if best.duplicate:
         return best
@@ -196,24 +200,32 @@ def _frame_map(ours: tuple[int, int], theirs: tuple[int, int], orientation: int)
 
 
 def _judge(pool: View, evaluation: View, found: Map, inliers: int) -> Verdict:
-    """Refine a map and measure what it leaves."""
+    """Measure what a map leaves, and if that is too much, what the refined map leaves."""
     grid, found = _to_scale(pool.grid, found)
     theirs = cv2.GaussianBlur(evaluation.grid, (0, 0), _BLUR)
     ours = cv2.GaussianBlur(grid, (0, 0), _BLUR)
-    found = _refined(ours, theirs, found)
+    verdict = _measured(ours, theirs, found, inliers)
+    if verdict.duplicate:
+        return verdict
+    refined = _refined(ours, theirs, found)
+    if not inliers and not _close(refined, found, ours.shape[:2]):
+        return verdict  # without keypoints a plain image slides anywhere
+    return max(verdict, _measured(ours, theirs, refined, inliers), key=_merit)
+
+
+def _measured(ours: Real, theirs: Real, found: Map, inliers: int) -> Verdict:
+    """The verdict on images of one scale and a map that leads from the first to the second."""
     if not _plausible(found):
         return NOTHING
     laid, common = _laid_over(ours, theirs.shape[:2], found)
-    pixels = int(common.sum())
-    smaller = min(theirs.shape[0] * theirs.shape[1], abs(np.linalg.det(found[:, :2])) * ours.shape[0] * ours.shape[1])
-    if pixels < MIN_PIXELS:
+    if common.sum() < MIN_PIXELS:
         return NOTHING
-    a, b = laid[common], theirs[common]
-    psnr = _fitted_psnr(a, b)
-    correlation = _correlation(a.mean(1), b.mean(1))
-    share = _whole_share(common) / smaller
-    duplicate = psnr >= MIN_PSNR and correlation >= MIN_CORRELATION and share >= MIN_COMMON
-    return Verdict(bool(duplicate), psnr, correlation, float(min(share, 1.0)), inliers, describe(found))
+    psnr = _fitted_psnr(laid[common], theirs[common])
+    detail = _correlation(_detail(laid)[common], _detail(theirs)[common])
+    smaller = min(theirs.shape[0] * theirs.shape[1], abs(np.linalg.det(found[:, :2])) * ours.shape[0] * ours.shape[1])
+    share = min(1.0, float(_with_edge(common) / smaller))
+    duplicate = psnr >= MIN_PSNR and detail >= MIN_DETAIL and share >= MIN_COMMON
+    return Verdict(bool(duplicate), psnr, detail, share, inliers, describe(found))
 
 
 def _to_scale(grid: Real, found: Map) -> tuple[Real, Map]:
@@ -226,18 +238,34 @@ def _to_scale(grid: Real, found: Map) -> tuple[Real, Map]:
 
 
 def _refined(ours: Real, theirs: Real, found: Map) -> Map:
-    """The map after ECC; the map itself where ECC does not converge."""
-    back = cv2.invertAffineTransform(found).astype(np.float32)  # ECC's maps lead from the template to the image
+    """The map after ECC; the map itself where ECC does not converge.
+
+    A frame around one of the images would pull the map, so the outermost pixels of the template are left out.
+    """
     _, common = _laid_over(ours, theirs.shape[:2], found)
     if common.sum() < MIN_PIXELS:
         return found
+    inner = np.ascontiguousarray(theirs.mean(2)[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN])
+    shift = np.array([[1.0, 0, _MARGIN], [0, 1, _MARGIN], [0, 0, 1]])
+    back = (_square(cv2.invertAffineTransform(found)) @ shift)[:2]  # ECC's maps lead from the template to the image
     try:
-        _, refined = cv2.findTransformECC(
-            theirs.mean(2), ours.mean(2), back, cv2.MOTION_AFFINE, _ECC, None, 3
+        _, back = cv2.findTransformECC(
+            inner, ours.mean(2), back.astype(np.float32), cv2.MOTION_AFFINE, _ECC, None, _ECC_FILTER
         )
     except cv2.error:  # it raises where the images do not correlate
         return found
-    return np.asarray(cv2.invertAffineTransform(refined), np.float64)
+    return np.asarray(cv2.invertAffineTransform((_square(back) @ np.linalg.inv(shift))[:2]), np.float64)
+
+
+def _close(one: Map, other: Map, shape: tuple[int, int]) -> bool:
+    """Whether two maps take the corners of an image to nearly the same places."""
+    h, w = shape
+    corners = np.array([[0, 0, 1], [w, 0, 1], [0, h, 1], [w, h, 1]])
+    return bool(np.abs(corners @ (one - other).T).max() <= _DRIFT * max(h, w))
+
+
+def _square(found: Map) -> NDArray[np.float64]:
+    return np.vstack([found, [0.0, 0.0, 1.0]])
 
 
 def _laid_over(ours: Real, shape: tuple[int, int], found: Map) -> tuple[Real, NDArray[np.bool_]]:
@@ -245,11 +273,11 @@ def _laid_over(ours: Real, shape: tuple[int, int], found: Map) -> tuple[Real, ND
     h, w = shape
     laid = cv2.warpAffine(ours, found, (w, h), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
     inside = cv2.warpAffine(np.ones(ours.shape[:2], np.uint8), found, (w, h), flags=cv2.INTER_NEAREST)
-    inside = cv2.erode(cv2.copyMakeBorder(inside, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0), np.ones((3, 3)), iterations=_EDGE)
-    return laid, inside[1:-1, 1:-1] > 0
+    framed = cv2.copyMakeBorder(inside, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+    return laid, cv2.erode(framed, np.ones((3, 3)), iterations=_EDGE)[1:-1, 1:-1] > 0
 
 
-def _whole_share(common: NDArray[np.bool_]) -> int:
+def _with_edge(common: NDArray[np.bool_]) -> int:
     """Pixels of the common area with the edge that was left out."""
     return int(cv2.dilate(common.astype(np.uint8), np.ones((3, 3)), iterations=_EDGE).sum())
 
@@ -270,6 +298,12 @@ def _fitted_psnr(ours: Real, theirs: Real) -> float:
 def _correlation(ours: Real, theirs: Real) -> float:
     a, b = ours - ours.mean(), theirs - theirs.mean()
     return float((a * b).sum() / max(float(np.sqrt((a * a).sum() * (b * b).sum())), 1e-6))
+
+
+def _detail(grid: Real) -> Real:
+    """Luma without what is larger than a few pixels, `h w 3` -> `h w`."""
+    luma = grid.mean(2)
+    return luma - cv2.GaussianBlur(luma, (0, 0), _DETAIL)
 
 
 def _small(grid: Real) -> Real:
