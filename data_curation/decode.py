@@ -37,8 +37,10 @@ def decode(image: ImageFile, framing: Framing, downscale: int) -> Decoded:
             its bottom and right first cut to multiples of it: what the test's low-resolution side looks like.
 
     Raises:
-        ImageError: it cannot be read as an opaque image, or is smaller than `downscale` pixels.
+        ImageError: it cannot be read as an opaque image, is smaller than `downscale` pixels, or has a name that no
+            list can hold.
     """
+    _check_name(image)
     content = image.content()
     rgb = read_rgb(image.name, content)
     h, w = rgb.shape[:2]
@@ -55,3 +57,10 @@ def reason_of(image: ImageFile, error: Exception) -> str:
     """Why an image could not be read, in one line that is the same in every run."""
     reason = str(error) if isinstance(error, ImageError) else f"{type(error).__name__}: {error}"
     return " ".join(_ADDRESS.sub("", reason).removeprefix(image.name).split())
+
+
+def _check_name(image: ImageFile) -> None:
+    try:
+        image.name.encode()
+    except UnicodeEncodeError as error:
+        raise ImageError(f"{image.name} has a name that is not UTF-8: rename it") from error

@@ -55,9 +55,10 @@ def images_of(words: list[str]) -> list[ImageFile]:
     return images
 
 
-def fingerprint(images: list[ImageFile]) -> str:
-    """A hash of names and sizes in bytes: what a shard is compared with before it is taken as finished."""
-    digest = sha256()
+def fingerprint(images: list[ImageFile], settings: Settings) -> str:
+    """A hash of how and of what a shard is made, images by names and bytes: a finished one has to have the same."""
+    how = (settings.model, settings.weights, settings.downscale, settings.precision, settings.batch)
+    digest = sha256(repr(how).encode())
     for image in images:
         digest.update(f"{image.name}\t{_bytes_of(image)}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
@@ -80,20 +81,20 @@ def prepare(folder: Path, settings: Settings, write: bool) -> None:
         write_bytes(folder / SETTINGS, settings.encode())
 
 
-def unfinished(folder: Path, shards: list[list[ImageFile]], mine: range) -> list[int]:
+def unfinished(folder: Path, settings: Settings, shards: list[list[ImageFile]], mine: range) -> list[int]:
     """The numbers of this process's shards that are still to do.
 
     Raises:
-        FeaturesError: a finished shard's images have changed since.
+        FeaturesError: a finished shard was made of other images, or otherwise.
     """
     todo = []
     for number in mine:
         found = finished_inputs(folder, number)
         if found is None:
             todo.append(number)
-        elif found != fingerprint(shards[number]):
+        elif found != fingerprint(shards[number], settings):
             raise FeaturesError(
-                f"the images of shard {number} ({shards[number][0].name}, ...) have changed since it was finished: "
+                f"the images of shard {number} ({shards[number][0].name}, ...), or the encoder, have changed since: "
                 f"choose another --out, or delete {folder}/shard_{number:05}.parquet to embed them again"
             )
     return todo
@@ -144,14 +145,14 @@ def run(args: argparse.Namespace) -> None:
     settings = Settings(encoder.model, encoder.weights, args.downscale, encoder.dimension, args.precision,
                         tuple(args.images), args.shard_size, len(images), args.batch)  # fmt: skip
     prepare(args.out, settings, write=rank == 0)
-    todo = unfinished(args.out, shards, range(rank, len(shards), world))
+    todo = unfinished(args.out, settings, shards, range(rank, len(shards), world))
     ahead = BATCHES_AHEAD * args.batch + args.workers
     with Reader(encoder.framing, args.downscale, args.workers, args.seconds, ahead) as reader:
         outcomes = reader.read(image for number in todo for image in shards[number])
         for number in todo:
             since = time.monotonic()
             vectors, records, unreadable = embed_shard(encoder, shards[number], outcomes)
-            inputs = fingerprint(shards[number])
+            inputs = fingerprint(shards[number], settings)
             write_shard(args.out, number, vectors, records, unreadable, encoder.model, inputs)
             _say_shard(number, len(shards), len(records), unreadable, time.monotonic() - since)
     if (args.out / SETTINGS).exists() and all(finished_inputs(args.out, n) is not None for n in range(len(shards))):

@@ -263,7 +263,7 @@ def _write_unreadable(path: Path, unreadable: list[tuple[str, str]]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerows([("name", "reason"), *unreadable])
-    write_bytes(path, text.getvalue().encode())
+    write_bytes(path, text.getvalue().encode(errors="backslashreplace"))  # a name may be the very fault
 
 
 def _metadata(path: Path) -> pq.FileMetaData:

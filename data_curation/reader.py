@@ -10,8 +10,9 @@ import queue
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
@@ -24,6 +25,8 @@ from data_curation.framing import Framing
 from training.sources import ImageFile
 
 Outcome = Decoded | str  # or why there is none
+Task = tuple[int, ImageFile]  # and its number
+IN_HAND = 2  # images a worker is given at once, so that it need not wait for the next
 START_SECONDS = 120  # for a worker to import what it needs
 _TICK = 0.05  # seconds between two looks at whether the reader was closed or the consumer made room
 
@@ -48,6 +51,7 @@ class Reader:
         self._closed = threading.Event()
         self._done: queue.Queue[tuple[int, Outcome] | Exception] = queue.Queue()
         self._workers: list[_Worker] = []
+        self._again: deque[Task] = deque()  # handed to a worker that ended before it came to them
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> "Reader":
@@ -81,7 +85,7 @@ class Reader:
             self._room.release()
             yield early.pop(number)
 
-    def _feed(self, images: Iterator[tuple[int, ImageFile]]) -> None:
+    def _feed(self, images: Iterator[Task]) -> None:
         """The thread: hand out images, gather outcomes, replace workers."""
         try:
             total = self._hand_out(images)
@@ -91,32 +95,38 @@ class Reader:
         if total is not None:
             self._done.put((-1, ""))
 
-    def _hand_out(self, images: Iterator[tuple[int, ImageFile]]) -> int | None:
+    def _hand_out(self, images: Iterator[Task]) -> int | None:
         """How many images there were; None if the reader was closed before the last."""
         handed, exhausted = 0, False
         while not self._closed.is_set():
-            for worker in [worker for worker in self._workers if worker.idle]:
-                if exhausted or not self._room.acquire(blocking=False):
+            while worker := self._with_room():
+                task = self._again.popleft() if self._again else None
+                if not task and not exhausted and self._room.acquire(blocking=False):
+                    task = next(images, None)
+                    exhausted = task is None
+                    handed += task is not None
+                if not task:
                     break
-                task = next(images, None)
-                exhausted = task is None
-                if task is not None:
-                    worker.send(*task, time.monotonic() + self._seconds)
-                    handed += 1
-            busy = [worker for worker in self._workers if not worker.idle]
-            if exhausted and not any(worker.task for worker in busy):
+                worker.send(task, self._seconds)
+            busy = [worker for worker in self._workers if worker.tasks or not worker.ready]
+            if exhausted and not any(worker.tasks for worker in busy):
                 return handed
             self._gather(busy)
         return None
+
+    def _with_room(self) -> "_Worker | None":
+        """The ready worker with the fewest images, if it can take one more."""
+        ready = [worker for worker in self._workers if worker.ready and len(worker.tasks) < IN_HAND]
+        return min(ready, key=lambda worker: len(worker.tasks), default=None)
 
     def _gather(self, busy: list["_Worker"]) -> None:
         """Wait a little for outcomes, and end what is overdue."""
         if not busy:
             time.sleep(_TICK / 10)  # all decoded ahead: the consumer is the slower side
             return
-        ready = wait([worker.pipe for worker in busy], _TICK)
+        arrived = wait([worker.pipe for worker in busy], _TICK)
         for worker in busy:
-            if worker.pipe in ready:
+            if worker.pipe in arrived:
                 self._receive(worker)
             elif time.monotonic() > worker.deadline:
                 self._replace(worker, f"took longer than {self._seconds:g} s to read and decode")
@@ -128,15 +138,18 @@ class Reader:
             worker.process.join(1)
             self._replace(worker, f"ended the decoder that read it ({_ending(worker.process.exitcode)})")
             return
-        if worker.task:
-            self._done.put((worker.task[0], outcome))
-        worker.task, worker.idle = None, True
+        if worker.ready:
+            self._done.put((worker.tasks.popleft()[0], outcome))
+        worker.ready = True
+        worker.deadline = time.monotonic() + self._seconds  # of the next, which it has begun
 
     def _replace(self, worker: "_Worker", reason: str) -> None:
+        """End a worker for the image that it is at; the one that waits behind goes to another."""
         worker.kill()
-        if not worker.task:
+        if not worker.tasks:
             raise RuntimeError("a decoding process ended before its first image: see its message above, or its memory")
-        self._done.put((worker.task[0], reason))
+        self._done.put((worker.tasks.popleft()[0], reason))
+        self._again.extend(worker.tasks)
         self._workers[self._workers.index(worker)] = self._start()
 
     def _start(self) -> "_Worker":
@@ -149,18 +162,20 @@ class Reader:
 
 @dataclass
 class _Worker:
-    """A process, our end of its pipe, and what it is at: no task and not idle while it starts."""
+    """A process, our end of its pipe, and the images it has in hand: the first is being decoded until `deadline`."""
 
     process: Any
     pipe: Connection
     deadline: float
-    task: tuple[int, ImageFile] | None = None
-    idle: bool = False
+    tasks: deque[Task] = field(default_factory=deque)
+    ready: bool = False
 
-    def send(self, number: int, image: ImageFile, deadline: float) -> None:
-        self.task, self.idle, self.deadline = (number, image), False, deadline
+    def send(self, task: Task, seconds: float) -> None:
+        if not self.tasks:
+            self.deadline = time.monotonic() + seconds
+        self.tasks.append(task)
         try:
-            self.pipe.send(image)
+            self.pipe.send(task[1])
         except OSError:
             return  # it has died: reading from its pipe will tell
 

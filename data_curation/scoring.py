@@ -5,17 +5,22 @@ holds them without any rounding. So a score is the same number however the sum i
 libraries, equal embeddings have equal scores, and ties can be broken by name.
 """
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 Rule = Literal["max", "mean", "top"]
-_ROWS, _SCORES = 1024, 4_000_000  # rows of a block (its floats fit a core's cache), and scores of a block at most
+_ROWS, _SCORES = 1024, 1_000_000  # rows, and scores, of a block at most
+_AHEAD = 32  # blocks computed before the first of them is used
 
 
 @dataclass
@@ -76,22 +81,19 @@ def score_pool(
         `count` scores, and the number of each row's nearest query (the first of equals).
     """
     scores, which = np.empty(count), np.empty(count, np.int64)
-    wide = np.ascontiguousarray(queries, np.float64)
+    wide = torch.from_numpy(np.ascontiguousarray(queries, np.float64))
     step = max(1, min(_ROWS, _SCORES // len(wide)))
-    block, products = np.empty((step, wide.shape[1])), np.empty(len(wide) * step)
     start = 0
-    for shard in shards:
-        for first in range(0, len(shard), step):
-            rows = len(shard[first : first + step])
-            np.copyto(block[:rows], shard[first : first + rows])
-            found = products[: len(wide) * rows].reshape(len(wide), rows)
-            np.matmul(wide, block[:rows].T, out=found)
-            which[start : start + rows] = found.argmax(axis=0)
-            scores[start : start + rows] = _combined(found, which[start : start + rows], rule, top)
-            if nearest:
-                nearest.add(found, start)
-            start += rows
-        del shard  # before the next is mapped: its pages count as this process's memory
+    with ThreadPoolExecutor(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as threads:
+        for shard in shards:
+            for block in _multiplied(threads, shard, wide, step):
+                end = start + block.shape[1]
+                which[start:end] = block.argmax(axis=0)
+                scores[start:end] = _combined(block, which[start:end], rule, top)
+                if nearest:
+                    nearest.add(block, start)
+                start = end
+            del shard  # before the next is mapped: its pages count as this process's memory
     return scores, which
 
 
@@ -106,6 +108,23 @@ def places(names: pa.ChunkedArray) -> NDArray[np.int64]:
 def ranked(scores: NDArray[np.float64], place: NDArray[np.int64]) -> NDArray[np.int64]:
     """Rows by descending score, equals by their place."""
     return np.lexsort((place, -scores))
+
+
+def _multiplied(
+    threads: ThreadPoolExecutor, shard: NDArray[np.float16], wide: Tensor, step: int
+) -> Iterator[NDArray[np.float64]]:
+    """The products `n_queries n` of a shard's blocks, in order, a few at a time.
+
+    A thread to a block, each computing alone: threads that share a small product wait for one another at every block,
+    which on busy cores takes ten times as long as the product.
+    """
+    blocks = [shard[first : first + step] for first in range(0, len(shard), step)]
+    for first in range(0, len(blocks), _AHEAD):
+        yield from threads.map(lambda block: _product(wide, block), blocks[first : first + _AHEAD])
+
+
+def _product(wide: Tensor, block: NDArray[np.float16]) -> NDArray[np.float64]:
+    return (wide @ torch.from_numpy(block.astype(np.float64)).T).numpy()
 
 
 def _combined(products: NDArray[np.float64], which: NDArray[np.int64], rule: Rule, top: int) -> NDArray[np.float64]:

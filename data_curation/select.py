@@ -137,7 +137,7 @@ def read_names(path: Path) -> set[str]:
         DataError: it cannot be read.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"{path} cannot be read ({error}): give the removed.txt of data_curation.deduplicate"

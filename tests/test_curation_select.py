@@ -1,0 +1,319 @@
+"""Selection: scores by hand, exactness, ties, gates, and what is written."""
+
+import csv
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from data_curation import embed, select
+from data_curation.features import SETTINGS, Features, Record, Settings, normalised, write_shard
+from data_curation.scoring import Nearest, places, ranked, score_pool
+from models.team08_HATFreq.images import write_bytes, write_png
+from training.sources import expand
+
+MODEL = "hand:made"
+# Eighths have few bits: the scores below are exact.
+QUERIES = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]], np.float16)
+POOL = np.array([[0.5, 0.25, 0, 0], [0, 0.875, 0.125, 0], [0.25, 0.25, 0.25, 0], [0, 0, -0.5, 0.5], [0.5, 0, 0.5, 0]],
+                np.float16)  # fmt: skip
+
+
+def write_features(folder: Path, vectors: np.ndarray, names: list[str], shard: int = 100, **known: list) -> Path:
+    """A features folder with given embeddings."""
+    folder.mkdir()
+    values = {"height": 480, "width": 320, "blockiness": 1.0, "sharpness": 100.0}
+    records = [
+        Record(name, bytes=1, sha1="", phash=[0] * 8, **{key: known.get(key, [value] * len(names))[row]
+                                                        for key, value in values.items()})
+        for row, name in enumerate(names)
+    ]  # fmt: skip
+    settings = Settings(MODEL, "made", 1, vectors.shape[1], "fp32", ("x",), shard, len(names))
+    write_bytes(folder / SETTINGS, settings.encode())
+    for number, start in enumerate(range(0, len(names), shard)):
+        part = slice(start, start + shard)
+        write_shard(folder, number, vectors[part], records[part], [], MODEL, "inputs")
+    return folder
+
+
+@pytest.fixture
+def made(tmp_path) -> list[str]:
+    """The words of a command on the five images a to e and three queries."""
+    write_features(tmp_path / "pool", POOL, [f"/d/{letter}.png" for letter in "abcde"], shard=2)
+    write_features(tmp_path / "queries", QUERIES, ["/q/1.png", "/q/2.png", "/q/3.png"])
+    return ["--pool", str(tmp_path / "pool"), "--queries", str(tmp_path / "queries"), "--out", str(tmp_path / "out")]
+
+
+def table(folder: Path) -> list[dict[str, str]]:
+    with (folder / "data_ldcc.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def listed(folder: Path) -> list[str]:
+    return [line for line in (folder / "data_ldcc.txt").read_text().splitlines() if not line.startswith("#")]
+
+
+def unit(count: int, dimension: int, seed: int) -> np.ndarray:
+    return normalised(np.random.default_rng(seed).standard_normal((count, dimension), np.float32))
+
+
+# Scores
+
+
+@pytest.mark.parametrize(
+    ("rule", "top", "expected"),
+    [
+        ("max", 1, [0.5, 0.875, 0.25, 0, 0.5]),
+        ("mean", 1, [0.25, 1 / 3, 0.25, -0.5 / 3, 1 / 3]),
+        ("top", 1, [0.5, 0.875, 0.25, 0, 0.5]),
+        ("top", 2, [0.375, 0.5, 0.25, 0, 0.5]),
+        ("top", 3, [0.25, 1 / 3, 0.25, -0.5 / 3, 1 / 3]),
+        ("top", 9, [0.25, 1 / 3, 0.25, -0.5 / 3, 1 / 3]),
+    ],
+)
+def test_scores_by_hand(rule, top, expected):
+    scores, which = score_pool([POOL[:2], POOL[2:]], 5, QUERIES, rule, top)
+    np.testing.assert_allclose(scores, expected, rtol=1e-15)
+    assert which.tolist() == [0, 1, 0, 0, 0]  # the first of equals
+
+
+def test_blocks_equal_a_brute_force_to_the_last_bit():
+    pool, queries = unit(5000, 64, 0), unit(30, 64, 1)
+    products = np.array([[sum(float(x) * float(y) for x, y in zip(row, query, strict=True)) for query in queries]
+                         for row in pool[:50]])  # fmt: skip
+    scores, which = score_pool([pool[:1777], pool[1777:1777], pool[1777:]], 5000, queries)
+    assert scores[:50].tolist() == products.max(axis=1).tolist()
+    assert which[:50].tolist() == products.argmax(axis=1).tolist()
+    whole = pool.astype(np.float64) @ queries.astype(np.float64).T
+    assert scores.tolist() == whole.max(axis=1).tolist()
+    top, _ = score_pool([pool], 5000, queries, "top", 3)
+    np.testing.assert_allclose(top, np.sort(whole, axis=1)[:, -3:].mean(axis=1), rtol=1e-15)
+    again, _ = score_pool([pool[:99], pool[99:]], 5000, queries, "top", 3)
+    assert again.tolist() == top.tolist()
+
+
+def test_equal_embeddings_have_equal_scores_wherever_they_lie():
+    pool = unit(4001, 96, 2)
+    pool[[17, 1023, 1024, 4000]] = pool[5]
+    scores, _ = score_pool([pool[:1500], pool[1500:]], 4001, unit(7, 96, 3))
+    assert len({scores[row] for row in (5, 17, 1023, 1024, 4000)}) == 1
+
+
+def test_nearest_of_every_query_equal_a_brute_force_with_ties():
+    pool = unit(3000, 32, 4)
+    pool[2000:2100] = pool[100]  # a hundred equals, in other blocks
+    queries = np.concatenate([unit(5, 32, 5), pool[100:101]])
+    names = [f"{number:05}" for number in np.random.default_rng(6).permutation(3000)]
+    place = places(pa.chunked_array([names[:1000], names[1000:]]))
+    assert place.tolist() == [int(name) for name in names]
+    eligible = np.random.default_rng(7).random(3000) < 0.8
+    nearest = Nearest(40, eligible, place)
+    score_pool([pool[:1100], pool[1100:]], 3000, queries, nearest=nearest)
+    products = pool.astype(np.float64) @ queries.astype(np.float64).T
+    for query in range(6):
+        rows = [row for row in range(3000) if eligible[row]]
+        expected = sorted(rows, key=lambda row: (-products[row, query], names[row]))[:40]
+        assert nearest.rows[query].tolist() == expected
+        assert nearest.scores[query].tolist() == products[expected, query].tolist()
+
+
+def test_ranking_breaks_ties_by_name():
+    scores = np.array([0.5, 0.9, 0.5, 0.5])
+    place = places(pa.chunked_array([["d", "b"], ["c", "a"]]))
+    assert ranked(scores, place).tolist() == [1, 3, 2, 0]
+
+
+# The command
+
+
+def test_top_k_writes_list_table_and_counts(made, tmp_path):
+    select.main([*made, "--top_k", "2"])
+    assert listed(tmp_path / "out") == ["/d/b.png", "/d/a.png"]  # a and e are equal
+    rows = table(tmp_path / "out")
+    assert [row["name"][3] for row in rows] == list("baecd")
+    assert [row["rank"] for row in rows] == list("12345")
+    assert [row["chosen"] for row in rows] == list("11000")
+    assert rows[0] == {"name": "/d/b.png", "score": "0.875000", "nearest_query": "/q/2.png", "rank": "1", "chosen": "1",
+                       "reason": ""}  # fmt: skip
+    assert rows[2]["reason"] == "not among the 2 most similar"
+    summary = json.loads((tmp_path / "out" / "data_ldcc.json").read_text())
+    assert summary["counts"] == {"pool": 5, "readable": 5, "queries": 3, "eligible": 5, "chosen": 2,
+                                 "left_out": {"its name cannot stand in a list": 0}}  # fmt: skip
+    assert summary["parameters"]["top_k"] == 2
+    assert summary["pool"]["model"] == MODEL
+    assert (summary["scores"]["highest"], summary["scores"]["lowest_chosen"]) == (0.875, 0.5)
+    assert sum(summary["scores"]["histogram_eligible"]) == 5
+    edges = summary["scores"]["histogram_edges"]
+    found = {edges[bin]: n for bin, n in enumerate(summary["scores"]["histogram_chosen"]) if n}
+    assert found == {0.87: 1, 0.5: 1}
+
+
+def test_threshold_is_reached_by_equality(made, tmp_path):
+    select.main([*made, "--threshold", "0.5"])
+    assert listed(tmp_path / "out") == ["/d/b.png", "/d/a.png", "/d/e.png"]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [(["--score", "mean"], "be"), (["--score", "top", "--top_m", "2"], "be"), (["--score", "max"], "ba")],
+)
+def test_score_rules_of_the_command(made, tmp_path, words, expected):
+    select.main([*made, "--top_k", "2", *words])
+    assert [name[3] for name in listed(tmp_path / "out")] == list(expected)
+
+
+def test_per_query_takes_each_querys_nearest(made, tmp_path):
+    select.main([*made, "--per_query", "1"])
+    # Query 1: a and e are equal, a by its name; 2: b; 3: e.
+    assert listed(tmp_path / "out") == ["/d/b.png", "/d/a.png", "/d/e.png"]
+    assert table(tmp_path / "out")[3]["reason"] == "not among the 1 nearest of any query"
+
+
+def test_gates_and_exclusions_leave_out_and_are_counted_once(tmp_path, made):
+    names = [f"/d/{letter}.png" for letter in "abcde"]
+    known = {"height": [480, 100, 480, 480, 480], "blockiness": [1.0, 2.0, 1.0, 1.3, 1.0],
+             "sharpness": [100.0, 1.0, 100.0, 100.0, 5.0]}  # fmt: skip
+    write_features(tmp_path / "gated", POOL, names, **known)
+    (tmp_path / "removed.txt").write_text("# left out\n/d/a.png\n")
+    words = ["--min_side", "320", "--max_blockiness", "1.2", "--min_sharpness", "5", "--top_k", "2",
+             "--exclude", str(tmp_path / "removed.txt")]  # fmt: skip
+    select.main([*made, "--pool", str(tmp_path / "gated"), *words])
+    assert listed(tmp_path / "out") == ["/d/e.png", "/d/c.png"]
+    reasons = {row["name"][3]: (row["rank"], row["reason"]) for row in table(tmp_path / "out")}
+    assert reasons == {"e": ("1", ""), "c": ("2", ""), "a": ("", "duplicate"), "b": ("", "side below 320"),
+                       "d": ("", "blockiness above 1.2")}  # fmt: skip
+    counts = json.loads((tmp_path / "out" / "data_ldcc.json").read_text())["counts"]
+    assert list(counts["left_out"].values()) == [0, 1, 1, 1, 0]
+    assert (counts["eligible"], counts["chosen"]) == (2, 2)
+    with pytest.raises(SystemExit, match="--top_k 3 of 2 images that pass"):
+        select.main([*made, "--pool", str(tmp_path / "gated"), *words, "--top_k", "3"])
+    (tmp_path / "removed.txt").write_text("/other/a.png\n")
+    with pytest.raises(SystemExit, match=r"names /other/a.png, which the pool does not hold"):
+        select.main([*made, "--pool", str(tmp_path / "gated"), *words])
+
+
+def test_same_bytes_whatever_the_shards_and_the_order_of_the_queries(made, tmp_path):
+    names = [f"/d/{number:04}.png" for number in range(700)]
+    pool = unit(700, 16, 8)
+    pool[300:400] = pool[200]
+    queries, query_names = unit(9, 16, 9), [f"/q/{number}.png" for number in range(9)]
+    outs = []
+    for number, (shard, order) in enumerate([(700, range(9)), (13, [4, 2, 8, 0, 1, 3, 7, 6, 5])]):
+        p = write_features(tmp_path / f"p{number}", pool, names, shard)
+        q = write_features(tmp_path / f"q{number}", queries[list(order)], [query_names[n] for n in order])
+        out = tmp_path / f"o{number}"
+        select.main(["--pool", str(p), "--queries", str(q), "--out", str(out), "--per_query", "60"])
+        outs.append(((out / "data_ldcc.csv").read_bytes(), listed(out)))
+    assert outs[0] == outs[1]
+
+
+def test_list_opens_from_anywhere_and_may_be_relative(tmp_path, monkeypatch, made):
+    data, out = tmp_path / "data", tmp_path / "out"
+    for folder in (data, out):
+        folder.mkdir()
+    paths = [data / "b.png", out / "#a.png", data / "c d.png"]
+    for path in paths:
+        write_png(path, np.zeros((8, 8, 3), np.uint8))
+    write_features(tmp_path / "p", POOL[:3], [str(path) for path in paths])
+    for words in ([], ["--relative"]):
+        select.main([*made, "--pool", str(tmp_path / "p"), "--top_k", "3", *words])
+        monkeypatch.chdir("/")
+        images = expand(str(out / "data_ldcc.txt"))
+        assert [Path(os.path.normpath(image.path)) for image in images] == [out / "#a.png", data / "b.png",
+                                                                            data / "c d.png"]  # fmt: skip
+        assert images[0].read_rgb().shape == (8, 8, 3)
+    assert (out / "data_ldcc.txt").read_text().splitlines()[2:] == ["./#a.png", "../data/b.png", "../data/c d.png"]
+
+
+def test_a_name_that_ends_a_line_is_left_out(made, tmp_path):
+    write_features(tmp_path / "p", POOL[:3], ["/d/a\nb.png", "/d/b\u2028.png", "/d/c.png"])
+    select.main([*made, "--pool", str(tmp_path / "p"), "--top_k", "1"])
+    assert listed(tmp_path / "out") == ["/d/c.png"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "one of the arguments --top_k --threshold --per_query is required"),
+        (["--top_k", "1", "--threshold", "0.5"], "not allowed with"),
+        (["--top_k", "0"], "not positive"),
+        (["--top_k", "1", "--score", "top"], "--score top and --top_m go together"),
+        (["--top_k", "1", "--top_m", "2"], "--score top and --top_m go together"),
+        (["--per_query", "1", "--score", "mean"], "--score has no part in it"),
+    ],
+)
+def test_arguments_that_contradict_are_refused(made, capsys, words, message):
+    with pytest.raises(SystemExit) as stop:
+        select.main([*made, *words])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_nothing_chosen_and_other_encoders_fail(made, tmp_path):
+    with pytest.raises(SystemExit, match="no image is chosen: of 5"):
+        select.main([*made, "--threshold", "0.9"])
+    settings = tmp_path / "queries" / SETTINGS
+    other = tmp_path / "other"
+    other.mkdir()
+    content = json.loads(settings.read_text()) | {"model": "another", "images": 0}
+    (other / SETTINGS).write_text(json.dumps(content))
+    with pytest.raises(SystemExit, match="holds no embedding"):
+        select.main([*made, "--queries", str(other), "--top_k", "1"])
+    write_shard(other, 0, QUERIES, [Record(f"{n}", 1, 1, 1, "", [0] * 8, 1, 1) for n in range(3)], [], "another", "")
+    (other / SETTINGS).write_text(json.dumps(content | {"images": 3}))
+    with pytest.raises(SystemExit, match=r"was embedded by hand:made, .* by another: embed both with one encoder"):
+        select.main([*made, "--queries", str(other), "--top_k", "1"])
+
+
+def test_a_kill_leaves_no_half_written_list(made, tmp_path, monkeypatch):
+    select.main([*made, "--top_k", "2"])
+    before = (tmp_path / "out" / "data_ldcc.txt").read_bytes()
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        select.main([*made, "--top_k", "3"])
+    monkeypatch.undo()
+    assert (tmp_path / "out" / "data_ldcc.txt").read_bytes() == before
+    select.main([*made, "--top_k", "3"])
+    select.main([*made, "--out", str(tmp_path / "fresh"), "--top_k", "3"])
+    assert listed(tmp_path / "out") == listed(tmp_path / "fresh")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "data_ldcc.csv", "data_ldcc.json", "data_ldcc.txt"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def real(shared, tmp_path_factory) -> tuple[Path, Path]:
+    """Pool features of 12 images of BSD100, 40 of BSDS and 80 others, and of BSD100's LR images: AlexNet, x1/4."""
+    folder = tmp_path_factory.mktemp("real")
+    hr, train = sorted((shared / "data" / "bench" / "BSD100" / "HR").iterdir()), shared / "data" / "train"
+    bsds = sorted(path for path in (train / "bsds-sun").iterdir() if path.stem.isdigit())[::10]
+    pool = [*hr[:12], *bsds, *sorted((train / "hq480-a").iterdir())[::6]]
+    (folder / "pool.txt").write_text("".join(f"{path}\n" for path in pool))
+    lr = shared / "data" / "bench" / "BSD100" / "LRbicx4"
+    weights = ["--backbone", "alexnet", "--weights", str(shared / "iqa" / "alexnet_features.safetensors")]
+    embed.main([str(folder / "pool.txt"), *weights, "--downscale", "4", "--out", str(folder / "pool")])
+    embed.main([str(lr), *weights, "--out", str(folder / "queries")])
+    return folder / "pool", folder / "queries"
+
+
+def test_images_are_nearest_to_their_own_lr_with_alexnet(real, tmp_path):
+    pool, queries = real
+    select.main(["--pool", str(pool), "--queries", str(queries), "--out", str(tmp_path), "--top_k", "12"])
+    first = table(tmp_path)[:12]
+    assert {Path(row["name"]).stem for row in first} == {f"img_{number:03}" for number in range(1, 13)}
+    for row in first:
+        assert Path(row["nearest_query"]).stem == Path(row["name"]).stem + "x4"
+        assert float(row["score"]) > 0.99
+
+
+def test_bsds_images_are_nearer_to_bsd100_than_chance_with_alexnet(real, tmp_path):
+    pool, queries = real
+    names = Features(pool).columns("name")["name"].to_pylist()
+    (tmp_path / "removed.txt").write_text("".join(f"{name}\n" for name in names if "BSD100" in name))
+    select.main(["--pool", str(pool), "--queries", str(queries), "--out", str(tmp_path), "--top_k", "30",
+                 "--exclude", str(tmp_path / "removed.txt")])  # fmt: skip
+    chosen = ["bsds-sun" in name for name in listed(tmp_path)]
+    assert len(names) == 12 + 40 + 80
+    assert sum(chosen) >= 20, f"{sum(chosen)} of 30; chance gives 10"
