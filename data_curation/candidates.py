@@ -76,9 +76,9 @@ def against_evaluation(
 def within_pool(pool: Features, hashes: list[LocalHashes], limits: Limits) -> tuple[dict[Pair, Candidate], int]:
     """Candidates within the pool, the smaller image first, and how many others were plainly no duplicates.
 
-    Whole frames that look alike by hash or embedding are many in a large pool; those are passed over whose thumbnails do
-    not resemble each other and whose keypoints do not lie alike. Reading their images to find the same takes a hundred
-    times as long.
+    Whole frames that look alike by hash or embedding are many in a large pool; those are passed over whose thumbnails
+    do not resemble each other and whose keypoints do not lie alike. To read their images and find the same takes a
+    hundred times as long.
     """
     found: dict[Pair, Candidate] = defaultdict(Candidate)
     _note(found, "sha1", _ordered(_same_bytes(pool, None)))
@@ -137,11 +137,9 @@ def _same_bytes(pool: Features, evaluation: Features | None) -> list[Pair]:
     for row, sha1 in enumerate((evaluation or pool).columns("sha1")["sha1"].to_pylist()):
         rows[sha1].append(row)
     mine = pool.columns("sha1")["sha1"].to_pylist()
-    return [
-        (row, other)
-        for row, sha1 in enumerate(mine)
-        for other in (rows.get(sha1, []) if evaluation else rows[sha1][:1])
-    ]
+    if evaluation is None:
+        return [(row, rows[sha1][0]) for row, sha1 in enumerate(mine)]
+    return [(row, other) for row, sha1 in enumerate(mine) for other in rows.get(sha1, [])]
 
 
 def _near_hashes(upright: NDArray[np.uint64], oriented: NDArray[np.uint64], limit: int) -> list[Pair]:
@@ -164,14 +162,14 @@ def hash_distance(ours: NDArray[np.uint64], theirs: NDArray[np.uint64]) -> int:
 
 
 def _near_embeddings(pool: Features, evaluation: Features | None, limits: Limits) -> list[Pair]:
-    """The nearest rows of the pool of every evaluation image, or of every image of the pool, from the least cosine on."""
+    """The nearest rows of the pool of every evaluation image, or of every image of the pool itself."""
     others = evaluation or pool
     found: list[Pair] = []
     for start in range(0, len(others), _ROWS):
         rows = np.arange(start, min(start + _ROWS, len(others)))
         for row, near in zip(rows, _nearest(pool, others.vectors(rows), limits), strict=True):
             vectors = pool.vectors(near).astype(np.float64)
-            cosines = vectors @ others.vectors([row])[0].astype(np.float64)
+            cosines = vectors @ others.vectors([int(row)])[0].astype(np.float64)
             same = near == row if evaluation is None else np.zeros(len(near), bool)
             order = [k for k in np.lexsort((near, -cosines)) if cosines[k] >= limits.cosine and not same[k]]
             found += [(int(near[k]), int(row)) for k in order[: limits.nearest]]

@@ -2,10 +2,11 @@
 
     python -m data_curation.deduplicate --pool features/pool --evaluation features/test features/bench --out duplicates
 
-Candidates by their bytes, perceptual hashes, embeddings and local hashes (candidates.py), each laid over its partner on
-the LR grid (verify.py). Writes `removed.txt`, the names to leave out, sorted; `duplicates.csv`, a row a candidate with
-its evidence and the decision; `duplicates.json`, every parameter and count; and `duplicates.png`, the closest pairs side
-by side. Within the pool the largest image of a group stays, ties by name. `work/` keeps what is done, for a restart.
+Candidates by their bytes, perceptual hashes, embeddings and local hashes (candidates.py), each laid over its partner
+on the LR grid (verify.py). Writes `removed.txt`, the names to leave out, sorted; `duplicates.csv`, a row a candidate
+with its evidence and the decision; `duplicates.json`, every parameter and count; and `duplicates.png`, the closest
+pairs side by side. Within the pool the largest image of a group stays, ties by name. `work/` keeps what is done, for a
+restart.
 """
 
 import argparse

@@ -1,9 +1,9 @@
 """Local hashes: what an image is recognised by when it was cropped, bordered, turned or mirrored, without any network.
 
-SIFT keypoints (D. Lowe, IJCV 2004), each descriptor shortened to 128 bits by the signs of random projections (M. Charikar,
-"Similarity estimation techniques from rounding algorithms", 2002). Half of the projections are even under a mirroring of
-the patch and half are odd, so the hash of the mirrored image is the hash with half of its bits turned over: one detection
-serves all eight orientations, the quarter turns being SIFT's own.
+SIFT keypoints (D. Lowe, IJCV 2004), each descriptor shortened to 128 bits by the signs of random projections (M.
+Charikar, "Similarity estimation techniques from rounding algorithms", 2002). Half of the projections are even under a
+mirroring of the patch and half are odd, so the hash of the mirrored image is the hash with half of its bits turned
+over: one detection serves all eight orientations, the quarter turns being SIFT's own.
 """
 
 from dataclasses import dataclass

@@ -8,6 +8,7 @@ channel, and the PSNR of the common area decides.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -173,14 +174,14 @@ def _plausible(matrix: Map) -> bool:
 
 def _by_frame(pool: View, evaluation: View) -> list[Map]:
     """Maps of the whole frame in the orientations that resemble the evaluation image."""
-    theirs = _small(evaluation.grid)
+    ours, theirs = _small(pool.grid), _small(evaluation.grid)
     found = []
     for orientation in range(8):
         h, w = (pool.grid.shape[1::-1]) if orientation & 4 else pool.grid.shape[:2]
         stretch = (evaluation.grid.shape[1] / w) / (evaluation.grid.shape[0] / h)
         if not 1 / MAX_STRETCH < stretch < MAX_STRETCH:
             continue
-        if _correlation(_small(orient(pool.grid, orientation)), theirs) >= _FRAME_CORRELATION:
+        if _correlation(orient(ours, orientation), theirs) >= _FRAME_CORRELATION:
             found.append(_frame_map(pool.grid.shape[:2], evaluation.grid.shape[:2], orientation))
     return found
 
@@ -229,7 +230,7 @@ def _measured(ours: Real, theirs: Real, found: Map, inliers: int) -> Verdict:
 
 
 def _to_scale(grid: Real, found: Map) -> tuple[Real, Map]:
-    """Bring the pool's grid to the map's scale, so that neither image is finer than the other when they are compared."""
+    """Bring the pool's grid to the map's scale, so that neither image is finer than the other."""
     scale = float(np.sqrt(abs(np.linalg.det(found[:, :2]))))
     h, w = grid.shape[:2]
     height, width = max(2, round(h * scale)), max(2, round(w * scale))
@@ -295,8 +296,10 @@ def _fitted_psnr(ours: Real, theirs: Real) -> float:
     return float(10 * np.log10(255**2 / max(error, 1e-4)))
 
 
-def _correlation(ours: Real, theirs: Real) -> float:
-    a, b = ours - ours.mean(), theirs - theirs.mean()
+def _correlation(ours: NDArray[Any], theirs: NDArray[Any]) -> float:
+    """Of all samples, -1 to 1, each channel about its own mean."""
+    axes = (0, 1) if ours.ndim == 3 else None
+    a, b = (one.astype(np.float64) - one.mean(axes, dtype=np.float64) for one in (ours, theirs))
     return float((a * b).sum() / max(float(np.sqrt((a * a).sum() * (b * b).sum())), 1e-6))
 
 
@@ -306,10 +309,12 @@ def _detail(grid: Real) -> Real:
     return luma - cv2.GaussianBlur(luma, (0, 0), _DETAIL)
 
 
-def _small(grid: Real) -> Real:
-    return cv2.resize(np.ascontiguousarray(grid), (32, 32), interpolation=cv2.INTER_AREA).mean(2)
+def _small(grid: Real) -> NDArray[np.uint8]:
+    """The whole frame as `32 32 3`."""
+    small = cv2.resize(grid, (32, 32), interpolation=cv2.INTER_AREA)
+    return np.clip(np.rint(small), 0, 255).astype(np.uint8)
 
 
-def _resized(image: NDArray[np.generic], height: int, width: int) -> NDArray[np.generic]:
+def _resized(image: NDArray[Any], height: int, width: int) -> NDArray[Any]:
     smaller = height * width < image.shape[0] * image.shape[1]
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
