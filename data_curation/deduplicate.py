@@ -99,6 +99,8 @@ class Deduplication:
             findings += self._judged(found, features, f"evaluation{number}")
         if not self.args.keep_pool_duplicates:
             found, self.passed_over = within_pool(self.pool, ours, self.limits)
+            gone = {finding.row for finding in findings if finding.duplicate}
+            found = {pair: candidate for pair, candidate in found.items() if gone.isdisjoint(pair)}
             findings += self._judged(found, self.pool, "pool")
         decide(findings, self.pool)
         return findings
@@ -273,7 +275,10 @@ def _reduction(pool: Features, evaluation: Features) -> float:
 
 
 def _subjects(features: Features, factor: float) -> list[Subject]:
-    return [Subject(*one, factor) for one in zip(_names(features), _digests(features), strict=True)]
+    return [
+        Subject(*one, factor, features.settings.downscale)
+        for one in zip(_names(features), _digests(features), strict=True)
+    ]
 
 
 def _names(features: Features) -> list[str]:

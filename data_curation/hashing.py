@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import Executor
 from functools import lru_cache
 from hashlib import sha1
+from itertools import repeat
 from pathlib import Path
 
 import cv2
@@ -48,7 +49,7 @@ def read_checked(name: str, digest: str) -> NDArray[np.uint8]:
 
 
 def hash_images(features: Features, folder: Path, kind: str, pool: Executor) -> Iterator[tuple[int, list[LocalHashes]]]:
-    """The local hashes of all images, block after block; blocks that a former run wrote are read.
+    """The local hashes of all images, shrunk as they were embedded, block after block; blocks that a former run wrote are read.
 
     Args:
         folder: for the blocks, `local_<kind>_00000.npz`.
@@ -58,14 +59,15 @@ def hash_images(features: Features, folder: Path, kind: str, pool: Executor) -> 
         Images so far, and the hashes of the block.
     """
     table = features.columns("name", "sha1")
+    shrink = features.settings.downscale
     names, digests = table["name"].to_pylist(), table["sha1"].to_pylist()
     for number, start in enumerate(range(0, len(names), BLOCK)):
         part = slice(start, start + BLOCK)
         path = folder / f"local_{kind}_{number:05}.npz"
-        mark = _mark(names[part], digests[part])
+        mark = _mark(names[part], digests[part], shrink)
         block = _load(path, mark)
         if block is None:
-            block = list(pool.map(_hash_one, names[part], digests[part], chunksize=8))
+            block = list(pool.map(_hash_one, names[part], digests[part], repeat(shrink), chunksize=8))
             _save(path, mark, block)
         yield min(start + BLOCK, len(names)), block
 
@@ -75,8 +77,8 @@ def quiet() -> None:
     cv2.setNumThreads(1)
 
 
-def _hash_one(name: str, digest: str) -> LocalHashes:
-    return local_hashes(read_checked(name, digest))
+def _hash_one(name: str, digest: str, shrink: int) -> LocalHashes:
+    return local_hashes(read_checked(name, digest), shrink)
 
 
 @lru_cache(maxsize=8)
@@ -84,8 +86,8 @@ def _members(shard: Path) -> dict[str, ImageFile]:
     return index_shard(shard)
 
 
-def _mark(names: list[str], digests: list[str]) -> str:
-    return sha1("\n".join([str(_FORM), *names, *digests]).encode()).hexdigest()
+def _mark(names: list[str], digests: list[str], shrink: int) -> str:
+    return sha1("\n".join([f"{_FORM} {shrink}", *names, *digests]).encode()).hexdigest()
 
 
 def _save(path: Path, mark: str, block: list[LocalHashes]) -> None:

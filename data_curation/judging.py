@@ -23,12 +23,13 @@ class Subject:
 
     Attributes:
         name, sha1: see Features.
-        factor: its pixels a pixel of the LR grid.
+        factor, shrink: see verify.view.
     """
 
     name: str
     sha1: str
     factor: float
+    shrink: int
 
 
 def judge(pairs: list[tuple[Subject, Subject]], folder: Path, kind: str, pool: Executor) -> Iterator[list[Verdict]]:
@@ -59,7 +60,7 @@ def _judge_one(image: Subject, partners: list[Subject]) -> list[Verdict]:
 
 @lru_cache(maxsize=128)
 def _view(image: Subject) -> View:
-    return view(read_checked(image.name, image.sha1), image.factor)
+    return view(read_checked(image.name, image.sha1), image.factor, image.shrink)
 
 
 def _load(path: Path, mark: str) -> list[Verdict] | None:

@@ -44,17 +44,14 @@ class LocalHashes:
     thumbnail: NDArray[np.uint8]
 
 
-def local_hashes(rgb: NDArray[np.uint8]) -> LocalHashes:
+def local_hashes(rgb: NDArray[np.uint8], shrink: int = 1) -> LocalHashes:
     """The local hashes of an image.
 
     Args:
         rgb: uint8 `h w 3`, of any size.
+        shrink: by how much to shrink it first: 4 for an HR image that is to be found among LR ones.
     """
-    luma = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
-    longer = max(luma.shape)
-    if longer > SIDE:
-        h, w = (max(1, round(side * SIDE / longer)) for side in luma.shape)
-        luma = cv2.resize(luma, (w, h), interpolation=cv2.INTER_AREA)
+    luma = shrunk_luma(rgb, shrink, SIDE)
     found, descriptors = cv2.SIFT_create(nfeatures=KEYPOINTS, contrastThreshold=CONTRAST).detectAndCompute(luma, None)
     thumbnail = cv2.resize(rgb, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
     if descriptors is None:
@@ -62,6 +59,14 @@ def local_hashes(rgb: NDArray[np.uint8]) -> LocalHashes:
     unit = max(luma.shape)
     places = [(k.pt[0] / unit, k.pt[1] / unit, np.log2(k.size / unit), k.angle) for k in found[:KEYPOINTS]]
     return LocalHashes(_codes(descriptors[:KEYPOINTS]), np.array(places, np.float16), thumbnail)
+
+
+def shrunk_luma(rgb: NDArray[np.uint8], shrink: float, side: int) -> NDArray[np.uint8]:
+    """Luma `h w`, shrunk by a factor, and further where its longer side has more than `side` pixels."""
+    luma = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+    scale = min(1 / shrink, side / max(luma.shape))
+    h, w = (max(1, round(pixels * scale)) for pixels in luma.shape)
+    return luma if scale >= 1 else cv2.resize(luma, (w, h), interpolation=cv2.INTER_AREA)
 
 
 def mirrored(codes: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data_curation.localhash import MIRROR
+from data_curation.localhash import MIRROR, shrunk_luma
 from training.data import orient
 
 Image = NDArray[np.uint8]
@@ -85,17 +85,17 @@ class View:
     shape: tuple[int, int]
 
 
-def view(rgb: Image, factor: float) -> View:
+def view(rgb: Image, factor: float, shrink: int = 1) -> View:
     """Prepare an image.
 
     Args:
         rgb: uint8 `h w 3`.
         factor: pixels of the image a grid pixel: 4 for an HR image, 1 for an LR one.
+        shrink: by how much to shrink the image before keypoints are sought: 4 for an HR image among LR ones.
     """
     h, w = rgb.shape[:2]
     grid = _resized(rgb, max(1, round(h / factor)), max(1, round(w / factor)))
-    scale = min(1.0, _SIDE / max(h, w))
-    luma = cv2.cvtColor(_resized(rgb, max(1, round(h * scale)), max(1, round(w * scale))), cv2.COLOR_RGB2GRAY)
+    luma = shrunk_luma(rgb, shrink, _SIDE)
     found, descriptors = cv2.SIFT_create(nfeatures=_KEYPOINTS, contrastThreshold=0.02).detectAndCompute(luma, None)
     if descriptors is None:
         descriptors, points = np.empty((0, 128), np.float32), np.empty((0, 2), np.float32)
