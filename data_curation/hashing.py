@@ -49,7 +49,7 @@ def read_checked(name: str, digest: str) -> NDArray[np.uint8]:
 
 
 def hash_images(features: Features, folder: Path, kind: str, pool: Executor) -> Iterator[tuple[int, list[LocalHashes]]]:
-    """The local hashes of all images, shrunk as they were embedded, block after block; blocks that a former run wrote are read.
+    """The local hashes of all images, shrunk as they were embedded, in blocks; those a former run wrote are read.
 
     Args:
         folder: for the blocks, `local_<kind>_00000.npz`.
