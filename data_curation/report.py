@@ -3,9 +3,9 @@
     python -m data_curation.report --selection data_ldcc --duplicates duplicates --out report
 
 Writes `index.html` and its pictures: the flow of the pool with its counts, the histogram of scores with the cut, the
-chosen, the borderline and the rejected beside their nearest query, what the nearest neighbours of queries look like, a map
-of pool, queries and choice, and the duplicates removed with their evidence. Reads what the earlier stages wrote, and the
-images shown. The same inputs give the same bytes.
+chosen, the borderline and the rejected beside their nearest query, what the nearest neighbours of queries look like, a
+map of pool, queries and choice, and the duplicates removed with their evidence. Reads what the earlier stages wrote,
+and the images shown. The same inputs give the same bytes.
 """
 
 import argparse
@@ -271,7 +271,7 @@ def run(args: argparse.Namespace) -> None:
     model = inputs.pool.settings.model
     remarks = [page.note(_no_clip(model))] if model.startswith("alexnet") else []
     sections = [
-        page.section("From pool to choice", "How many images are left, and why the others went.", *remarks, flow(inputs)),
+        page.section("From pool to choice", "How many images are left, why others went.", *remarks, flow(inputs)),
         page.section(
             "Similarity",
             "The scores of the images that passed the gates; in colour, the chosen.",
@@ -291,9 +291,8 @@ def run(args: argparse.Namespace) -> None:
         (f"{removed['removed_for_evaluation'] + removed['removed_within_pool']:,}", "duplicates removed"),
         (f"{counts['chosen']:,}", "chosen"),
     ]
-    text = page.page(
-        "Data-LDCC", f"Training images chosen by the similarity of their embeddings ({model})", figures, sections
-    )
+    lead = f"Training images chosen by the similarity of their embeddings ({model})"
+    text = page.page("Data-LDCC", lead, figures, sections)
     write_bytes(args.out / "index.html", text.encode())
     print(f"{args.out / 'index.html'}: {counts['chosen']} of {counts['pool']} images chosen")
 
