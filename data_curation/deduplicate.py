@@ -212,7 +212,9 @@ def main(argv: list[str] | None = None) -> None:
     args = arguments(argv)
     try:
         quiet()
-        with ProcessPoolExecutor(args.workers, get_context("spawn"), quiet) as workers:
+        processes = get_context("forkserver")  # fork alone would copy this process's threads' locks
+        processes.set_forkserver_preload(["data_curation.judging"])
+        with ProcessPoolExecutor(args.workers, processes, quiet) as workers:
             run = Deduplication(args, workers)
             findings = run.run()
         write_outputs(run, findings)

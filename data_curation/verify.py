@@ -19,6 +19,7 @@ from training.data import orient
 
 Image = NDArray[np.uint8]
 Real = NDArray[np.float32]
+Square = NDArray[np.float64]  # `3 3`
 Map = NDArray[np.float64]  # `2 3`: (x, y, 1) of a pixel of the pool's grid -> (x, y) on the evaluation image's grid
 
 MIN_PSNR = 28.0  # dB on the LR grid: fine textures that were halved in size come out at 30 and more
@@ -121,7 +122,7 @@ def verify(pool: View, evaluation: View) -> Verdict:
 
 
 def describe(found: Map) -> str:
-    """A map in words: orientation, size, and what is cut off or shifted."""
+    """A map in words: orientation, size, and the shift in pixels of the LR grid."""
     turn = np.degrees(np.arctan2(found[1, 0], found[0, 0]))
     mirror = np.linalg.det(found[:, :2]) < 0
     scale = np.sqrt(abs(np.linalg.det(found[:, :2])))
@@ -202,20 +203,21 @@ def _frame_map(ours: tuple[int, int], theirs: tuple[int, int], orientation: int)
 
 def _judge(pool: View, evaluation: View, found: Map, inliers: int) -> Verdict:
     """Measure what a map leaves, and if that is too much, what the refined map leaves."""
-    grid, found = _to_scale(pool.grid, found)
+    grid, back = _to_scale(pool.grid, found)
+    found = found @ back
     theirs = cv2.GaussianBlur(evaluation.grid, (0, 0), _BLUR)
     ours = cv2.GaussianBlur(grid, (0, 0), _BLUR)
-    verdict = _measured(ours, theirs, found, inliers)
+    verdict = _measured(ours, theirs, found, back, inliers)
     if verdict.duplicate:
         return verdict
     refined = _refined(ours, theirs, found)
     if not inliers and not _close(refined, found, ours.shape[:2]):
         return verdict  # without keypoints a plain image slides anywhere
-    return max(verdict, _measured(ours, theirs, refined, inliers), key=_merit)
+    return max(verdict, _measured(ours, theirs, refined, back, inliers), key=_merit)
 
 
-def _measured(ours: Real, theirs: Real, found: Map, inliers: int) -> Verdict:
-    """The verdict on images of one scale and a map that leads from the first to the second."""
+def _measured(ours: Real, theirs: Real, found: Map, back: Square, inliers: int) -> Verdict:
+    """The verdict on images of one scale and a map from the first to the second; `back` undoes a scaling."""
     if not _plausible(found):
         return NOTHING
     laid, common = _laid_over(ours, theirs.shape[:2], found)
@@ -226,16 +228,16 @@ def _measured(ours: Real, theirs: Real, found: Map, inliers: int) -> Verdict:
     smaller = min(theirs.shape[0] * theirs.shape[1], abs(np.linalg.det(found[:, :2])) * ours.shape[0] * ours.shape[1])
     share = min(1.0, float(_with_edge(common) / smaller))
     duplicate = psnr >= MIN_PSNR and detail >= MIN_DETAIL and share >= MIN_COMMON
-    return Verdict(bool(duplicate), psnr, detail, share, inliers, describe(found))
+    return Verdict(bool(duplicate), psnr, detail, share, inliers, describe(found @ np.linalg.inv(back)))
 
 
-def _to_scale(grid: Real, found: Map) -> tuple[Real, Map]:
-    """Bring the pool's grid to the map's scale, so that neither image is finer than the other."""
+def _to_scale(grid: Real, found: Map) -> tuple[Real, Square]:
+    """The pool's grid at the map's scale, so that neither image is finer than the other, and the map back from it."""
     scale = float(np.sqrt(abs(np.linalg.det(found[:, :2]))))
     h, w = grid.shape[:2]
     height, width = max(2, round(h * scale)), max(2, round(w * scale))
     back = np.array([[w / width, 0, w / width / 2 - 0.5], [0, h / height, h / height / 2 - 0.5], [0, 0, 1]])
-    return _resized(grid, height, width), found @ back
+    return _resized(grid, height, width), back
 
 
 def _refined(ours: Real, theirs: Real, found: Map) -> Map:
@@ -265,7 +267,7 @@ def _close(one: Map, other: Map, shape: tuple[int, int]) -> bool:
     return bool(np.abs(corners @ (one - other).T).max() <= _DRIFT * max(h, w))
 
 
-def _square(found: Map) -> NDArray[np.float64]:
+def _square(found: Map) -> Square:
     return np.vstack([found, [0.0, 0.0, 1.0]])
 
 
