@@ -116,8 +116,9 @@ class Deduplication:
         side = "pool" if features is self.pool else "evaluation"
         ours = _subjects(self.pool, REDUCTION)
         theirs = ours if side == "pool" else _subjects(features, _reduction(self.pool, features))
+        common = verify.MIN_COMMON if side == "pool" else verify.MIN_LEAK
         verdicts: list[Verdict] = []
-        for block in judge([(ours[a], theirs[b]) for a, b in found], self.work, kind, self.workers):
+        for block in judge([(ours[a], theirs[b]) for a, b in found], common, self.work, kind, self.workers):
             verdicts += block
             print(f"{kind}: {len(verdicts)} of {len(found)} candidates verified", flush=True)
         return [
@@ -193,7 +194,7 @@ def summarise(run: Deduplication, findings: list[Finding]) -> dict[str, object]:
             "within_pool": not run.args.keep_pool_duplicates,
             "min_psnr_db": verify.MIN_PSNR,
             "min_detail_correlation": verify.MIN_DETAIL,
-            "min_common_area": verify.MIN_COMMON,
+            "min_common_area": {"evaluation": verify.MIN_LEAK, "pool": verify.MIN_COMMON},
         },
         "counts": {
             "pool": run.pool.settings.images,

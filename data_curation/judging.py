@@ -32,30 +32,37 @@ class Subject:
     shrink: int
 
 
-def judge(pairs: list[tuple[Subject, Subject]], folder: Path, kind: str, pool: Executor) -> Iterator[list[Verdict]]:
+def judge(
+    pairs: list[tuple[Subject, Subject]], min_common: float, folder: Path, kind: str, pool: Executor
+) -> Iterator[list[Verdict]]:
     """Verdicts on pairs, block after block; blocks that a former run wrote are read.
 
     Args:
         pairs: image of the pool, partner.
+        min_common: see verify.verify.
         folder: for the blocks, `verdicts_<kind>_00000.json`.
         pool: worker processes.
     """
     for number, start in enumerate(range(0, len(pairs), BLOCK)):
         part = pairs[start : start + BLOCK]
         path = folder / f"verdicts_{kind}_{number:05}.json"
-        mark = sha1(json.dumps([_FORM, [[asdict(one), asdict(other)] for one, other in part]]).encode()).hexdigest()
+        mark = sha1(
+            json.dumps([_FORM, min_common, [[asdict(one), asdict(other)] for one, other in part]]).encode()
+        ).hexdigest()
         verdicts = _load(path, mark)
         if verdicts is None:
-            groups = [(one, [other for _, other in group]) for one, group in groupby(part, lambda pair: pair[0])]
+            groups = [
+                (one, [other for _, other in group], min_common) for one, group in groupby(part, lambda pair: pair[0])
+            ]
             verdicts = [verdict for found in pool.map(_judge_one, *zip(*groups, strict=True)) for verdict in found]
             content = {"mark": mark, "verdicts": [asdict(verdict) for verdict in verdicts]}
             write_bytes(path, (json.dumps(content, indent=1) + "\n").encode())
         yield verdicts
 
 
-def _judge_one(image: Subject, partners: list[Subject]) -> list[Verdict]:
+def _judge_one(image: Subject, partners: list[Subject], min_common: float) -> list[Verdict]:
     ours = _view(image)
-    return [verify(ours, _view(partner)) for partner in partners]
+    return [verify(ours, _view(partner), min_common) for partner in partners]
 
 
 @lru_cache(maxsize=128)

@@ -25,6 +25,7 @@ Map = NDArray[np.float64]  # `2 3`: (x, y, 1) of a pixel of the pool's grid -> (
 MIN_PSNR = 28.0  # dB on the LR grid: fine textures that were halved in size come out at 30 and more
 MIN_DETAIL = 0.7  # correlation of luma's detail over the common area: two plain skies reach 30 dB, but not this
 MIN_COMMON = 0.5  # common area as a fraction of the smaller image
+MIN_LEAK = 0.1  # the same where the other is an evaluation image: a part of it is known as well as the whole
 MIN_PIXELS = 256  # of common area on the LR grid: less is no image
 MIN_INLIERS = 8  # keypoints that agree on a map
 MAX_GAIN = 2.0  # of a channel, and its inverse: more is another photograph
@@ -107,17 +108,20 @@ def view(rgb: Image, factor: float, shrink: int = 1) -> View:
     return View(grid.astype(np.float32), points, descriptors, (h, w))
 
 
-def verify(pool: View, evaluation: View) -> Verdict:
+def verify(pool: View, evaluation: View, min_common: float = MIN_COMMON) -> Verdict:
     """Lay an image of the pool over an evaluation image (or over another of the pool) and judge.
+
+    Args:
+        min_common: the least common area of duplicates, MIN_COMMON or MIN_LEAK.
 
     Returns:
         The verdict of the alignment that fits best.
     """
-    verdicts = [_judge(pool, evaluation, *found) for found in _by_keypoints(pool, evaluation)]
+    verdicts = [_judge(pool, evaluation, *found, min_common) for found in _by_keypoints(pool, evaluation)]
     best = max(verdicts, key=_merit, default=NOTHING)
     if best.duplicate:
         return best
-    verdicts += [_judge(pool, evaluation, found, 0) for found in _by_frame(pool, evaluation)]
+    verdicts += [_judge(pool, evaluation, found, 0, min_common) for found in _by_frame(pool, evaluation)]
     return max(verdicts, key=_merit, default=NOTHING)
 
 
@@ -201,22 +205,22 @@ def _frame_map(ours: tuple[int, int], theirs: tuple[int, int], orientation: int)
     return (np.array([[x, 0, x / 2 - 0.5], [0, y, y / 2 - 0.5], [0, 0, 1]]) @ linear)[:2]
 
 
-def _judge(pool: View, evaluation: View, found: Map, inliers: int) -> Verdict:
+def _judge(pool: View, evaluation: View, found: Map, inliers: int, min_common: float) -> Verdict:
     """Measure what a map leaves, and if that is too much, what the refined map leaves."""
     grid, back = _to_scale(pool.grid, found)
     found = found @ back
     theirs = cv2.GaussianBlur(evaluation.grid, (0, 0), _BLUR)
     ours = cv2.GaussianBlur(grid, (0, 0), _BLUR)
-    verdict = _measured(ours, theirs, found, back, inliers)
+    verdict = _measured(ours, theirs, found, back, inliers, min_common)
     if verdict.duplicate:
         return verdict
     refined = _refined(ours, theirs, found)
     if not inliers and not _close(refined, found, ours.shape[:2]):
         return verdict  # without keypoints a plain image slides anywhere
-    return max(verdict, _measured(ours, theirs, refined, back, inliers), key=_merit)
+    return max(verdict, _measured(ours, theirs, refined, back, inliers, min_common), key=_merit)
 
 
-def _measured(ours: Real, theirs: Real, found: Map, back: Square, inliers: int) -> Verdict:
+def _measured(ours: Real, theirs: Real, found: Map, back: Square, inliers: int, min_common: float) -> Verdict:
     """The verdict on images of one scale and a map from the first to the second; `back` undoes a scaling."""
     if not _plausible(found):
         return NOTHING
@@ -227,7 +231,7 @@ def _measured(ours: Real, theirs: Real, found: Map, back: Square, inliers: int) 
     detail = _correlation(_detail(laid)[common], _detail(theirs)[common])
     smaller = min(theirs.shape[0] * theirs.shape[1], abs(np.linalg.det(found[:, :2])) * ours.shape[0] * ours.shape[1])
     share = min(1.0, float(_with_edge(common) / smaller))
-    duplicate = psnr >= MIN_PSNR and detail >= MIN_DETAIL and share >= MIN_COMMON
+    duplicate = psnr >= MIN_PSNR and detail >= MIN_DETAIL and share >= min_common
     return Verdict(bool(duplicate), psnr, detail, share, inliers, describe(found @ np.linalg.inv(back)))
 
 

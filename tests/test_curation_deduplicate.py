@@ -149,6 +149,14 @@ def test_parts_of_a_photograph_that_do_not_overlap_are_no_duplicates():
                 assert not verify.verify(one, other).duplicate
 
 
+def test_a_part_of_an_evaluation_image_is_a_leak_but_no_duplicate_within_the_pool():
+    image = photograph("astronaut")
+    ours, theirs = verify.view(image[:, :300].copy(), 4), verify.view(image[:, 200:].copy(), 4)
+    within, leak = verify.verify(ours, theirs), verify.verify(ours, theirs, verify.MIN_LEAK)
+    assert within.common == pytest.approx(100 / 280, abs=0.02) and within.psnr > 40
+    assert not within.duplicate and leak.duplicate
+
+
 def test_plain_images_are_no_duplicates_however_well_they_fit():
     y, x = np.mgrid[:480, :480] / 480
     rng = np.random.default_rng(0)
