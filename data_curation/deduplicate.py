@@ -14,10 +14,11 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -86,7 +87,7 @@ class Deduplication:
         self.limits = Limits(args.phash, args.cosine, args.nearest)
         self.passed_over = 0
         for features in self.evaluation:
-            _check_same_encoder(self.pool, features)
+            _check_evaluation(self.pool, features)
         self.work.mkdir(parents=True, exist_ok=True)
 
     def run(self) -> list[Finding]:
@@ -152,9 +153,8 @@ def write_table(path: Path, findings: list[Finding], pool: Features) -> None:
     writer.writerow(COLUMNS)
     names, digests, hashes = _names(pool), _digests(pool), pool.phashes()
     others = {id(features): (_names(features), _digests(features), features.phashes()) for features in _sides(findings)}
-    for one in findings:
+    for one, cosine in zip(findings, _cosines(findings, pool), strict=True):
         theirs = others[id(one.features)]
-        cosine = float(pool.vectors([one.row])[0].astype(np.float64) @ one.features.vectors([one.partner])[0])
         same = int(digests[one.row] == theirs[1][one.partner])
         bits = hash_distance(hashes[one.row], theirs[2][one.partner])
         found = one.verdict
@@ -261,15 +261,33 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
+_TOGETHER = 4096  # embeddings read at a time
 _SIDES = ("evaluation", "pool")
 
 
-def _check_same_encoder(pool: Features, evaluation: Features) -> None:
+def _check_evaluation(pool: Features, evaluation: Features) -> None:
+    """Raise DataError if evaluation images were embedded differently, or some of them were not."""
     if pool.settings.model != evaluation.settings.model:
         raise DataError(
             f"{pool.folder} was embedded by {pool.settings.model}, {evaluation.folder} by {evaluation.settings.model}: "
             "embed both with one encoder"
         )
+    if lost := evaluation.unreadable():
+        raise DataError(
+            f"{lost[0][0]} could not be read when {evaluation.folder} was embedded ({lost[0][1]}), nor {len(lost) - 1} "
+            "more: nothing would keep them out of the pool; repair them or take them out, and embed again"
+        )
+
+
+def _cosines(findings: list[Finding], pool: Features) -> Iterator[float]:
+    """Of the embeddings of each pair; neighbours of one folder are read together."""
+    for _, group in groupby(findings, lambda one: id(one.features)):
+        pairs = list(group)
+        for start in range(0, len(pairs), _TOGETHER):
+            part = pairs[start : start + _TOGETHER]
+            ours = pool.vectors([one.row for one in part]).astype(np.float64)
+            theirs = part[0].features.vectors([one.partner for one in part])
+            yield from (ours * theirs).sum(1).tolist()
 
 
 def _reduction(pool: Features, evaluation: Features) -> float:

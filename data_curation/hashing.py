@@ -7,6 +7,7 @@ from functools import lru_cache
 from hashlib import sha1
 from itertools import repeat
 from pathlib import Path
+from zipfile import BadZipFile
 
 import cv2
 import numpy as np
@@ -104,12 +105,15 @@ def _save(path: Path, mark: str, block: list[LocalHashes]) -> None:
 
 
 def _load(path: Path, mark: str) -> list[LocalHashes] | None:
-    """A block, or None if there is none of these very images."""
+    """A block, or None if there is no sound one of these very images."""
     if not path.exists():
         return None
-    with np.load(path) as file:
-        if str(file["mark"]) != mark:
-            return None
-        cuts = np.cumsum(file["counts"])[:-1]
-        parts = np.split(file["codes"], cuts), np.split(file["places"], cuts), file["thumbnails"]
+    try:
+        with np.load(path) as file:
+            if str(file["mark"]) != mark:
+                return None
+            cuts = np.cumsum(file["counts"])[:-1]
+            parts = np.split(file["codes"], cuts), np.split(file["places"], cuts), file["thumbnails"]
+    except (ValueError, KeyError, EOFError, BadZipFile):
+        return None
     return [LocalHashes(*one) for one in zip(*parts, strict=True)]

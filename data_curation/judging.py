@@ -71,8 +71,11 @@ def _view(image: Subject) -> View:
 
 
 def _load(path: Path, mark: str) -> list[Verdict] | None:
-    """A block's verdicts, or None if there are none on these very pairs."""
+    """A block's verdicts, or None if there are no sound ones on these very pairs."""
     if not path.exists():
         return None
-    found = json.loads(path.read_text())
-    return [Verdict(**verdict) for verdict in found["verdicts"]] if found["mark"] == mark else None
+    try:
+        found = json.loads(path.read_text())
+        return [Verdict(**verdict) for verdict in found["verdicts"]] if found["mark"] == mark else None
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -78,13 +78,11 @@ class View:
         grid: float32 `h w 3` in [0, 255], the image on the LR grid.
         points: float32 `n 2`, x and y on that grid.
         descriptors: float32 `n 128`, roots of normalised ones.
-        shape: height and width of the image itself.
     """
 
     grid: Real
     points: Real
     descriptors: Real
-    shape: tuple[int, int]
 
 
 def view(rgb: Image, factor: float, shrink: int = 1) -> View:
@@ -105,7 +103,7 @@ def view(rgb: Image, factor: float, shrink: int = 1) -> View:
         ratio = np.array([grid.shape[1] / luma.shape[1], grid.shape[0] / luma.shape[0]])
         points = ((np.array([k.pt for k in found]) + 0.5) * ratio - 0.5).astype(np.float32)
         descriptors = np.sqrt(descriptors / np.maximum(descriptors.sum(1, keepdims=True), 1e-6))
-    return View(grid.astype(np.float32), points, descriptors, (h, w))
+    return View(grid.astype(np.float32), points, descriptors)
 
 
 def verify(pool: View, evaluation: View, min_common: float = MIN_COMMON) -> Verdict:
@@ -126,9 +124,10 @@ def verify(pool: View, evaluation: View, min_common: float = MIN_COMMON) -> Verd
 
 
 def describe(found: Map) -> str:
-    """A map in words: orientation, size, and the shift in pixels of the LR grid."""
-    turn = np.degrees(np.arctan2(found[1, 0], found[0, 0]))
+    """A map in words: mirrored left to right, then turned clockwise in degrees, size, and shift in LR pixels."""
     mirror = np.linalg.det(found[:, :2]) < 0
+    across = -found[:, 0] if mirror else found[:, 0]  # where the image's rows point to
+    turn = np.degrees(np.arctan2(across[1], across[0]))
     scale = np.sqrt(abs(np.linalg.det(found[:, :2])))
     words = ["mirrored"] if mirror else []
     words += [f"turned by {round(turn) % 360}"] if round(turn) % 360 else []

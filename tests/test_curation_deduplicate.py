@@ -117,7 +117,7 @@ def test_planted_duplicates_agree_and_are_verified(kind, name):
 def test_every_orientation_is_found_without_keypoints(orientation):
     image = photograph("chelsea")
     ours, theirs = (verify.view(np.ascontiguousarray(one), 4) for one in (orient(image, orientation), image))
-    bare = verify.View(ours.grid, ours.points[:0], ours.descriptors[:0], ours.shape)
+    bare = verify.View(ours.grid, ours.points[:0], ours.descriptors[:0])
     verdict = verify.verify(bare, theirs)
     assert verdict.duplicate and verdict.inliers == 0 and verdict.psnr > 40
 
@@ -128,6 +128,13 @@ def test_the_map_of_a_crop_is_its_place():
     assert verdict.transformation == "x1.00, shift +10.0 +20.0" and verdict.common == pytest.approx(1, abs=0.02)
     shrunk = verify.verify(verify.view(np.rot90(image)[::2, ::2].copy(), 4), verify.view(image, 4))
     assert shrunk.transformation.startswith("turned by 90, x2.00")
+
+
+def test_flips_are_described_as_what_undoes_them():
+    image = photograph("coffee")
+    for flipped, words in ((image[:, ::-1], "mirrored, x1.00"), (image[::-1], "mirrored, turned by 180, x1.00")):
+        verdict = verify.verify(verify.view(flipped.copy(), 4), verify.view(image, 4))
+        assert verdict.transformation.startswith(words)
 
 
 def test_psnr_is_of_what_gain_and_offset_leave():
@@ -310,6 +317,21 @@ def test_a_changed_image_and_another_encoder_are_refused(mixed, tmp_path):
     with pytest.raises(SystemExit, match=r"data_curation\.deduplicate: .*other"):
         deduplicate.main(words(pool, mixed[1], tmp_path / "out"))
     assert not (tmp_path / "out" / "removed.txt").exists()
+
+
+def test_an_evaluation_image_that_was_unreadable_is_refused(mixed, tmp_path):
+    test = write_features(tmp_path / "test", write_images(tmp_path / "images", {"one": photograph("moon")}))
+    (test / "shard_00000.unreadable.csv").write_text("name,reason\n/e/broken.png,it is empty\n")
+    with pytest.raises(DataError, match=r"/e/broken\.png could not be read .*it is empty"):
+        run(mixed[0], test, tmp_path / "out")
+
+
+def test_damaged_work_is_done_again(mixed, undisturbed, tmp_path):
+    run(*mixed, tmp_path)
+    for name in ("local_pool_00000.npz", "verdicts_pool_00000.json"):
+        (tmp_path / "work" / name).write_bytes(b"{damaged")
+    run(*mixed, tmp_path)
+    assert outputs(tmp_path) == outputs(undisturbed)
 
 
 def test_the_known_overlap_is_found(shared, tmp_path):
