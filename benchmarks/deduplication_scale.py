@@ -1,0 +1,71 @@
+"""What the deduplication costs an image, and how that grows: hashing, looking up, laying over each other.
+
+    python -m benchmarks.deduplication_scale --images ../shared/data/train/bsds-sun --synthetic 2000 8000 32000
+
+Hashing and laying over are timed on photographs, decoding included, on one core. Looking up takes synthetic images of
+256 random hashes, within the pool, and reports the process's peak memory. The last line is what 137,600 images need.
+"""
+
+import argparse
+import resource
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from data_curation.localhash import KEYPOINTS, local_hashes
+from data_curation.retrieval import Hashes, Index
+from data_curation.verify import verify, view
+from models.team08_HATFreq.images import list_images, read_rgb
+
+POOL = 137_600  # LSDIR, HQ-50K and Flickr2K
+
+
+def hashing(paths: list[Path]) -> float:
+    """Seconds an image: read and hashed."""
+    start = time.perf_counter()
+    for path in paths:
+        local_hashes(read_rgb(path))
+    return (time.perf_counter() - start) / len(paths)
+
+
+def laying_over(paths: list[Path]) -> float:
+    """Seconds a pair: both read, prepared and laid over each other."""
+    start = time.perf_counter()
+    for one, other in zip(paths[::2], paths[1::2], strict=False):
+        verify(view(read_rgb(one), 4), view(read_rgb(other), 4))
+    return (time.perf_counter() - start) / (len(paths) // 2)
+
+
+def looking_up(images: int) -> tuple[float, float]:
+    """Seconds an image to index a synthetic pool and to look all of it up in itself, and the peak memory in GiB."""
+    codes = np.random.default_rng(0).integers(0, 2**64, (images * KEYPOINTS, 2), dtype=np.uint64)
+    hashes = Hashes(codes, np.arange(images + 1) * KEYPOINTS)
+    start = time.perf_counter()
+    Index(hashes).sharing(hashes, within=True)
+    seconds = (time.perf_counter() - start) / images
+    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, required=True, help="folder of photographs")
+    parser.add_argument("--count", type=int, default=100, help="photographs timed (default %(default)s)")
+    parser.add_argument("--synthetic", type=int, nargs="+", default=[2000, 8000, 32000], help="sizes of the pool")
+    args = parser.parse_args(argv)
+    cv2.setNumThreads(1)
+    paths = list_images(args.images)[: args.count]
+    hashed, laid = hashing(paths), laying_over(paths)
+    print(f"hashing: {1000 * hashed:.1f} ms an image; laying over: {1000 * laid:.1f} ms a pair ({len(paths)} images)")
+    print("| images | looking up, ms an image | peak memory, GiB |\n|---|---|---|")
+    for images in args.synthetic:
+        seconds, memory = looking_up(images)
+        print(f"| {images:,} | {1000 * seconds:.2f} | {memory:.2f} |", flush=True)
+    hours = POOL * (hashed + seconds) / 3600
+    print(f"{POOL:,} images at these rates: {hours:.1f} hours of one core, and {1000 * laid:.0f} ms a candidate")
+
+
+if __name__ == "__main__":
+    main()
