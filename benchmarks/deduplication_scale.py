@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from data_curation.localhash import KEYPOINTS, local_hashes
-from data_curation.retrieval import Hashes, Index
+from data_curation.retrieval import POOL_VOTES, Hashes, Index
 from data_curation.verify import verify, view
 from models.team08_HATFreq.images import list_images, read_rgb
 
@@ -41,9 +41,10 @@ def laying_over(paths: list[Path]) -> float:
 def looking_up(images: int) -> tuple[float, float]:
     """Seconds an image to index a synthetic pool and to look all of it up in itself, and the peak memory in GiB."""
     codes = np.random.default_rng(0).integers(0, 2**64, (images * KEYPOINTS, 2), dtype=np.uint64)
-    hashes = Hashes(codes, np.arange(images + 1) * KEYPOINTS)
+    shapes = np.zeros((len(codes), 2), np.float32)
+    hashes = Hashes(codes, shapes, np.arange(images + 1) * KEYPOINTS)
     start = time.perf_counter()
-    Index(hashes).sharing(hashes, within=True)
+    Index(hashes).sharing(hashes, POOL_VOTES, within=True)
     seconds = (time.perf_counter() - start) / images
     return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
