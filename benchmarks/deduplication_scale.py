@@ -79,18 +79,16 @@ def main(argv: list[str] | None = None) -> None:
     hashed, laid = hashing(paths), laying_over(paths)
     print(f"hashing: {1000 * hashed:.1f} ms an image; laying over: {1000 * laid:.1f} ms a pair ({len(paths)} images)")
     print("| images | looking up, ms an image | peak memory, GiB |\n|---|---|---|")
-    for images in args.synthetic:
-        seconds, memory = looking_up(images)
-        print(f"| {images:,} | {1000 * seconds:.2f} | {memory:.2f} |", flush=True)
+    for size in args.synthetic:
+        seconds, memory = looking_up(size)
+        print(f"| {size:,} | {1000 * seconds:.2f} | {memory:.2f} |", flush=True)
     for kind in ("recompressed", "cropped", "cropped, flipped, resized, recompressed"):
         share, chance = recall_when_crowded(images, bench, kind)
         print(
             f"as crowded as {POOL:,} images: {share:.1%} of pairs resized / {kind}; {chance} among {len(images)} others"
         )
     hours = POOL * (hashed + seconds) / 3600
-    print(
-        f"{POOL:,} images at these rates: {hours:.1f} hours of one core, and {1000 * laid:.0f} ms more a pair laid over"
-    )
+    print(f"{POOL:,} images at these rates: {hours:.1f} core hours, and {1000 * laid:.0f} ms a pair laid over")
 
 
 if __name__ == "__main__":
