@@ -65,8 +65,8 @@ class Hashes:
 class Index:
     """Hashes in the order of each of their keys."""
 
-    def __init__(self, hashes: Hashes) -> None:
-        self.hashes = hashes
+    def __init__(self, hashes: Hashes, crowd: int = CROWD) -> None:
+        self.hashes, self.crowd = hashes, crowd
         self._image = hashes.images(0, len(hashes.starts) - 1).astype(np.uint32)
         self._orders: list[NDArray[np.uint32]] = []
         self._offsets: list[NDArray[np.int64]] = []
@@ -113,7 +113,7 @@ class Index:
         for bits, order, offsets in zip(_DEAL, self._orders, self._offsets, strict=True):
             keys = _keys(codes, bits)
             counts = offsets[keys + 1] - offsets[keys]
-            counts[counts > CROWD] = 0
+            counts[counts > self.crowd] = 0
             ours = np.repeat(np.arange(len(codes)), counts)
             ahead = np.arange(len(ours)) - np.repeat(np.cumsum(counts) - counts, counts)
             theirs = order[offsets[keys][ours] + ahead]
