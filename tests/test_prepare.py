@@ -13,7 +13,7 @@ import pytest
 
 from models.team08_HATFreq.images import read_rgb, write_png
 from tests.training_run import TINY, checkpoint, contents
-from training.prepare import positions
+from training.sub_images import positions
 from training.sources import expand
 
 
