@@ -14,8 +14,6 @@ from training.mixture import NAMED
 from training.sources import DataError, ImageFile, index_shard
 from training.workers import in_order
 
-OVERHEAD = 2 * tarfile.BLOCKSIZE  # of a member: its header, and at most so much again to fill up its last block
-
 
 @dataclass
 class Shard:
@@ -52,7 +50,7 @@ def plan(images: Sequence[ImageFile], headers: Sequence[Header], out: Path, shar
     shards: list[Shard] = []
     room = 0
     for image, header, name in zip(images, headers, names, strict=True):
-        needed = header.size + OVERHEAD
+        needed = tarfile.BLOCKSIZE * (1 + -(-header.size // tarfile.BLOCKSIZE))  # its header, and whole blocks
         if not shards or needed > room:
             shards.append(Shard(out / f"{out.name}-{len(shards):05}.tar"))
             room = shard_bytes
