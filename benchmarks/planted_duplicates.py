@@ -1,6 +1,6 @@
 """How many planted near-duplicates `data_curation.deduplicate` finds, and how many others it takes for duplicates.
 
-    python -m benchmarks.planted_duplicates --shared ../shared --work runs/planted --out docs/planted_duplicates
+    python -m benchmarks.planted_duplicates --shared ../shared --work runs/planted --out planted_duplicates
 
 From every image of the bench sets a near-duplicate of every kind (planting.py, fixed seeds) goes into a pool of the
 training photographs; one more is known to overlap: Set5's "woman" under its name in BSDS, 302003. Embeds pool and

@@ -52,6 +52,8 @@ class Case:
 HAT_LIKE = ("model_overrides", ("upsampler=pixelshuffle",))
 PLAIN, BOTH = ("frequency", "none"), ("frequency", "both")
 RECOMPUTED = ("checkpointing", True)
+PRODUCTS = ("aten::bmm", "aten::baddbmm", "aten::mm", "aten::addmm", "aten::mkldnn_convolution")
+PRODUCTS += ("aten::convolution_backward", "aten::_slow_conv2d_forward", "aten::mkldnn_linear", "aten::addbmm")
 CASES = [
     *(
         case
@@ -109,13 +111,29 @@ def reference_step(case: Case, batch: int, patch: int, device: torch.device) -> 
     return step
 
 
-def measure(case: Case, args: argparse.Namespace) -> tuple[float, float]:
-    """(seconds a step, GB that the steps add to what the process held before)."""
+def prepared(case: Case, args: argparse.Namespace) -> Callable[[], object]:
+    """A case's step, ready to be made."""
     device = torch.device(args.device)
     if device.type == "cpu":
         torch.set_num_threads(args.threads)
     batch, patch = sizes(case.preset, args)
-    step = (our_step if case.ours else reference_step)(case, batch, patch, device)
+    return (our_step if case.ours else reference_step)(case, batch, patch, device)
+
+
+def product_share(case: Case, args: argparse.Namespace) -> tuple[float, float]:
+    """(seconds of a step under the profiler, those in matrix products and convolutions): on a CPU, the floor."""
+    step = prepared(case, args)
+    step()
+    with torch.profiler.profile() as profile:
+        step()
+    times = {event.key: event.self_cpu_time_total / 1e6 for event in profile.key_averages()}
+    return sum(times.values()), sum(times.get(name, 0.0) for name in PRODUCTS)
+
+
+def measure(case: Case, args: argparse.Namespace) -> tuple[float, float]:
+    """(seconds a step, GB that the steps add to what the process held before)."""
+    device = torch.device(args.device)
+    step = prepared(case, args)
     before = held(device)
     step()
     times = []
@@ -172,6 +190,15 @@ def table(results: dict[Case, list[tuple[float, float]]], args: argparse.Namespa
     return "\n".join([*lines, "", setting]) + "\n"
 
 
+def floor_table(shares: dict[Case, tuple[float, float]]) -> str:
+    """Markdown: what a step of each kind spends in matrix products and convolutions, which no rewriting removes."""
+    lines = ["", "| preset | | a step under the profiler, s | in matrix products and convolutions, s | share |"]
+    lines.append("|---|---|---|---|---|")
+    for case, (total, products) in shares.items():
+        lines.append(f"| {case.preset} | {case.name} | {total:.3f} | {products:.3f} | {products / total:.0%} |")
+    return "\n".join(lines) + "\n"
+
+
 def base_seconds(results: dict[Case, list[tuple[float, float]]], case: Case) -> float:
     """Median seconds of the reference that a case is compared with: of its precision where it was measured."""
     references = [one for one in results if one.preset == case.preset and not one.ours]
@@ -191,9 +218,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=3, help="processes for each case")
     parser.add_argument("--out", type=Path, help="Markdown file to write; a CSV is written beside it")
     parser.add_argument("--case", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--products", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.case is not None:
-        print(*measure(CASES[args.case], args))
+        print(*(product_share if args.products else measure)(CASES[args.case], args))
         return
     kind = torch.device(args.device).type
     chosen = [n for n, case in enumerate(CASES) if case.only in ("", kind) and case.preset in args.presets]
@@ -201,17 +229,29 @@ def main(argv: list[str] | None = None) -> None:
     words = sys.argv[1:] if argv is None else argv
     for _ in range(args.rounds):
         for number in chosen:
-            command = [sys.executable, __file__, *words, "--case", str(number)]
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-            seconds, gigabytes = map(float, done.stdout.split()[-2:])
+            seconds, gigabytes = child(words, number)
             results[CASES[number]].append((seconds, gigabytes))
             print(f"{CASES[number].preset}, {CASES[number].name}: {seconds:.3f} s, {gigabytes:.2f} GB", file=sys.stderr)
-    report(results, args)
+    shares: dict[Case, tuple[float, float]] = {}
+    for number in chosen if kind == "cpu" else []:
+        if not CASES[number].bf16 and RECOMPUTED not in CASES[number].settings:
+            shares[CASES[number]] = child(words, number, "--products")
+    report(results, shares, args)
 
 
-def report(results: dict[Case, list[tuple[float, float]]], args: argparse.Namespace) -> None:
-    """Print the table and, if asked to, write it with its figures."""
-    text = table(results, args)
+def child(words: list[str], number: int, *more: str) -> tuple[float, float]:
+    """Two figures of one case, from a process of its own."""
+    command = [sys.executable, __file__, *words, "--case", str(number), *more]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    first, second = map(float, done.stdout.split()[-2:])
+    return first, second
+
+
+def report(
+    results: dict[Case, list[tuple[float, float]]], shares: dict[Case, tuple[float, float]], args: argparse.Namespace
+) -> None:
+    """Print the tables and, if asked to, write them with the figures."""
+    text = table(results, args) + (floor_table(shares) if shares else "")
     print(text)
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,16 @@ from numpy.typing import NDArray
 from data_curation.features import Features
 from data_curation.localhash import LocalHashes
 from data_curation.phash import ORIENTATIONS, distance
-from data_curation.retrieval import MIN_AGREEING, Hashes, Index, agreeing, resembling
+from data_curation.retrieval import (
+    MIN_AGREEING,
+    POOL_AGREEING,
+    POOL_VOTES,
+    VOTES,
+    Hashes,
+    Index,
+    agreeing,
+    resembling,
+)
 
 KINDS = ("sha1", "phash", "embedding", "local")
 BITS = 64  # of a perceptual hash
@@ -67,9 +76,8 @@ def against_evaluation(
     _note(found, "sha1", _same_bytes(pool, evaluation))
     _note(found, "phash", _near_hashes(evaluation.phashes()[:, 0], pool.phashes(), limits.phash))
     _note(found, "embedding", _near_embeddings(pool, evaluation, limits))
-    index = Index(Hashes.of([one.codes for one in theirs]))
-    shared = index.sharing(Hashes.of([one.codes for one in ours]))
-    _note_local(found, [(int(a), int(b)) for a, b, _ in shared], ours, theirs)
+    shared = Index(Hashes.of(theirs)).sharing(Hashes.of(ours), VOTES)
+    _note_local(found, [(int(a), int(b)) for a, b, _ in shared], ours, theirs, MIN_AGREEING)
     return dict(sorted(found.items()))
 
 
@@ -85,13 +93,13 @@ def within_pool(pool: Features, hashes: list[LocalHashes], limits: Limits) -> tu
     phashes = pool.phashes()
     _note(found, "phash", _ordered(_near_hashes(phashes[:, 0], phashes, limits.phash)))
     _note(found, "embedding", _ordered(_near_embeddings(pool, None, limits)))
-    codes = Hashes.of([one.codes for one in hashes])
-    shared = Index(codes).sharing(codes, within=True)
-    _note_local(found, _ordered([(int(a), int(b)) for a, b, _ in shared]), hashes, hashes)
+    codes = Hashes.of(hashes)
+    shared = Index(codes).sharing(codes, POOL_VOTES, within=True)
+    _note_local(found, _ordered([(int(a), int(b)) for a, b, _ in shared]), hashes, hashes, POOL_AGREEING)
     kept = {}
     for (a, b), candidate in found.items():
         candidate.agreeing = candidate.agreeing or agreeing(hashes[a], hashes[b])
-        sure = "sha1" in candidate.kinds or candidate.agreeing >= MIN_AGREEING
+        sure = "sha1" in candidate.kinds or candidate.agreeing >= POOL_AGREEING
         if sure or resembling(hashes[a], hashes[b]):
             kept[a, b] = candidate
     rank = by_size(pool)
@@ -116,12 +124,12 @@ def _note(found: dict[Pair, Candidate], kind: str, pairs: list[Pair]) -> None:
 
 
 def _note_local(
-    found: dict[Pair, Candidate], pairs: list[Pair], ours: list[LocalHashes], theirs: list[LocalHashes]
+    found: dict[Pair, Candidate], pairs: list[Pair], ours: list[LocalHashes], theirs: list[LocalHashes], least: int
 ) -> None:
-    """Note pairs with shared keypoints if these lie alike."""
+    """Note pairs with shared keypoints if at least so many of these lie alike."""
     for a, b in pairs:
         together = agreeing(ours[a], theirs[b])
-        if together >= MIN_AGREEING:
+        if together >= least:
             found[a, b].kinds.append("local")
             found[a, b].agreeing = together
 

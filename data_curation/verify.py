@@ -131,7 +131,8 @@ def describe(found: Map) -> str:
     scale = np.sqrt(abs(np.linalg.det(found[:, :2])))
     words = ["mirrored"] if mirror else []
     words += [f"turned by {round(turn) % 360}"] if round(turn) % 360 else []
-    return ", ".join([*words, f"x{scale:.2f}", f"shift {found[0, 2]:+.1f} {found[1, 2]:+.1f}"])
+    right, down = found[:, 2].round(1) + 0.0  # no minus zero
+    return ", ".join([*words, f"x{scale:.2f}", f"shift {right:+.1f} {down:+.1f}"])
 
 
 def _merit(verdict: Verdict) -> tuple[bool, float]:

@@ -18,9 +18,9 @@ from benchmarks.planting import KINDS, plant
 from data_curation import candidates, deduplicate, hashing, judging, verify
 from data_curation.candidates import Limits
 from data_curation.features import Features
-from data_curation.localhash import local_hashes, mirrored
+from data_curation.localhash import LocalHashes, local_hashes, mirrored
 from data_curation.phash import distance
-from data_curation.retrieval import VOTES, Hashes, Index, agreeing, resembling
+from data_curation.retrieval import Hashes, Index, agreeing, resembling
 from models.team08_HATFreq.images import read_rgb
 from training.data import orient
 from training.sources import DataError
@@ -184,16 +184,27 @@ def test_a_pool_is_compared_with_lr_images_on_their_grid():
         assert not verify.verify(other, verify.view(lr, 1)).duplicate
 
 
-def test_an_index_finds_shared_hashes_and_each_pair_once():
+def test_an_index_finds_shared_hashes_that_moved_alike_and_each_pair_once():
     rng = np.random.default_rng(0)
-    parts = [rng.integers(0, 2**64, (100, 2), dtype=np.uint64) for _ in range(6)]
-    parts[4] = np.concatenate([parts[1][:VOTES] ^ np.uint64(1 << 9), parts[4]])  # a bit off, in both words
-    parts[5] = np.concatenate([mirrored(parts[2][:50]), parts[5]])
-    parts[0] = np.concatenate([parts[3][: VOTES - 1], parts[0]])  # too few
-    hashes = Hashes.of(parts)
-    assert Index(hashes).sharing(hashes, within=True).tolist() == [[4, 1, VOTES], [5, 2, 50]]
-    queries = Hashes.of([parts[0][:0], parts[2]])
-    assert Index(hashes).sharing(queries).tolist() == [[1, 2, 100], [1, 5, 50]]
+
+    def image(codes: np.ndarray, turn: float = 0, reflect: bool = False) -> LocalHashes:
+        angles = (180 - turn if reflect else turn) + np.zeros(len(codes))
+        places = np.stack([0 * angles, 0 * angles, 0 * angles - 5, angles], axis=1)
+        return LocalHashes(mirrored(codes) if reflect else codes, places.astype(np.float16), np.empty(0, np.uint8))
+
+    images = [image(rng.integers(0, 2**64, (100, 2), dtype=np.uint64)) for _ in range(3)]
+    first, second, third = (one.codes for one in images)
+    images.append(image(first[:4] ^ np.uint64(1 << 9), 90))  # a bit off in both words, turned alike
+    images.append(image(second[:50], 0, reflect=True))
+    images.append(image(third[:3]))  # too few
+    scattered = image(third[:40])
+    scattered.places[:, 3] = np.repeat(np.arange(8) * 45, 5)[:40]
+    scattered.places[:, 2] = -5 + np.arange(40) % 2 * 2  # 16 motions, no more than three keypoints each
+    images.append(scattered)
+    hashes = Hashes.of(images)
+    assert Index(hashes).sharing(hashes, 4, within=True).tolist() == [[3, 0, 4], [4, 1, 50]]
+    queries = Hashes.of([image(first[:0]), image(second)])
+    assert Index(hashes).sharing(queries, 4).tolist() == [[1, 1, 100], [1, 4, 50]]
 
 
 def test_near_hashes_are_all_that_a_comparison_of_all_finds():

@@ -13,7 +13,10 @@ def test_light_is_measured_beside_the_reference(tmp_path: Path) -> None:
     words = ["--presets", "light", "--patch", "8", "--threads", "1", "--steps", "1", "--rounds", "1"]
     train_step.main([*words, "--out", str(tmp_path / "table.md")])
     rows = [line for line in (tmp_path / "table.md").read_text().splitlines() if line.startswith("| light")]
-    assert len(rows) == 5
+    assert len(rows) == 5 + 3
+    for row in rows[5:]:
+        total, products = map(float, row.split(" | ")[2:4])
+        assert 0.1 * total < products < total
     assert rows[0].startswith("| light | reference HAT, fp32 | 8 of 8x8 |") and "| 1.00x |" in rows[0]
     with (tmp_path / "table.csv").open() as file:
         found = list(csv.DictReader(file))
