@@ -1,6 +1,6 @@
 """Make training sets ready: sub-images, lists and tar shards. What is there already is passed over.
 
-    python scripts/prepare_data.py sub-images datasets/DIV2K/DIV2K_train_HR --out datasets/DF2K_sub
+    python scripts/prepare_data.py sub-images datasets/DIV2K/DIV2K_train_HR --out datasets/DIV2K_sub
     python scripts/prepare_data.py list 'datasets/ImageNet/train/**' --min_side 256 --out datasets/ImageNet/train.txt
     python scripts/prepare_data.py shards datasets/ImageNet/train.txt --out datasets/ImageNet/shards
 
@@ -8,19 +8,29 @@ Images are named as for train.py: folders, `folder/**`, lists, tar shards. See d
 """
 
 import argparse
+import csv
+import io
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+
+from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from models.team08_HATFreq.images import ImageError
-from training.prepare import cut_all, pack, usable, write_list
-from training.sources import DataError, ImageFile, expand
+from models.team08_HATFreq.images import ImageError, write_bytes
+from training.headers import Header, read_headers
+from training.mixture import NAMED, pair_lows
+from training.shards import pack, plan
+from training.sources import IN_SHARD, DataError, ImageFile, expand
+from training.sub_images import Cut, cut_all, strangers
+from training.workers import WorkerError
 
-EXPECTED = {"div2k": 800, "flickr2k": 2_650, "df2k": 3_450, "imagenet": 1_281_167, "lsdir": 84_991}
-NAMED = 10
+EXPECTED = {
+    "div2k": 800, "flickr2k": 2_650, "df2k": 3_450, "lsdir": 84_991, "hq50k": 50_000, "imagenet": 1_281_167,
+}  # fmt: skip
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -52,75 +62,125 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def sub_images(images: list[ImageFile], args: argparse.Namespace) -> tuple[str, list[str]]:
-    """Cut; returns what was made and what could not be read."""
-    lows = [low for word in args.lr for low in expand(word)]
-    made, bad = 0, []
-    for _, (count, fault) in cut_all(images, lows, args.out, args.out_lr, args.side, args.step):
-        made += count
-        bad += [fault] if fault else []
-    return f"{made:,} sub-images in {args.out}, {folder_bytes(args.out) / 1e9:.2f} GB", bad
+def sub_images(images: list[ImageFile], args: argparse.Namespace) -> str:
+    """Cut all that can be read, then settle what cannot; returns what was made."""
+    lows: Sequence[ImageFile | None] = [None] * len(images)
+    if args.lr:
+        lows = pair_lows(images, [low for word in args.lr for low in expand(word)], " ".join(args.lr))
+    work = cut_all(images, lows, Cut(args.out, args.out_lr, args.side, args.step))
+    made = list(tqdm(work, total=len(images), unit="photo", disable=None))
+    if others := strangers(images, args.out):
+        warn(f"{args.out} holds {len(others)} images that are not of these photographs, as {others[0]}")
+    settle([(image, pieces.fault) for image, pieces in zip(images, made, strict=True) if pieces.fault], args)
+    count, size = sum(pieces.count for pieces in made), sum(pieces.size for pieces in made)
+    if not count:
+        raise DataError(f"none of the {len(images)} images can be read: name a folder of photographs")
+    return f"{count:,} sub-images in {args.out}, {size / 1e9:.2f} GB"
 
 
-def list_images(images: list[ImageFile], args: argparse.Namespace) -> tuple[str, list[str]]:
-    """List; returns what was listed and what could not be read. Small images are counted and left out."""
-    names, bad, small = [], [], 0
+def list_images(images: list[ImageFile], args: argparse.Namespace) -> str:
+    """List; returns what was listed. Small images are counted and left out."""
+    headers = headers_of(images)
+    settle([(image, header.fault) for image, header in zip(images, headers, strict=True) if header.fault], args)
+    readable = [(image, header) for image, header in zip(images, headers, strict=True) if not header.fault]
+    large = [(image, header) for image, header in readable if min(header.height, header.width) >= args.min_side]
     base = args.out.parent.resolve()
-    for image, (side, fault) in usable(images, args.min_side):
-        if side:
-            names.append(os.path.relpath(Path(image.name).resolve(), base) if not image.member else image.name)
-        elif "is too small" in fault:
-            small += 1
-        else:
-            bad.append(fault)
-    if not bad or args.bad_images == "skip":
-        about = f"{len(names)} images of {' '.join(args.images)}; shortest side at least {args.min_side} pixels"
-        write_list(args.out, names, about)
-    return f"{len(names):,} images listed in {args.out}, {small:,} left out as smaller than {args.min_side} pixels", bad
+    about = f"{len(large)} images of {' '.join(args.images)}; shortest side at least {args.min_side} pixels"
+    write_list(args.out, [line_of(image, base) for image, _ in large], about)
+    small, size = len(readable) - len(large), sum(header.size for _, header in large)
+    return (
+        f"{len(large):,} images listed in {args.out}, {size / 1e9:.2f} GB, "
+        f"{small:,} left out as smaller than {args.min_side} pixels"
+    )
 
 
-def make_shards(images: list[ImageFile], args: argparse.Namespace) -> tuple[str, list[str]]:
-    """Pack; returns what was packed. An image that cannot be read stops it."""
-    shards, count, total = [], 0, 0
-    for path, number, size in pack(images, args.out, args.out.name, round(args.shard_gb * 1e9)):
-        shards.append(path.name)
-        count, total = count + number, total + size
-    write_list(args.out / "shards.txt", shards, f"{count} images of {' '.join(args.images)} in {len(shards)} shards")
-    return f"{count:,} images in {len(shards)} shards in {args.out}, {total / 1e9:.2f} GB", []
+def make_shards(images: list[ImageFile], args: argparse.Namespace) -> str:
+    """Pack what can be read by its header; returns what was packed."""
+    headers = headers_of(images)
+    settle([(image, header.fault) for image, header in zip(images, headers, strict=True) if header.fault], args)
+    readable = [(image, header) for image, header in zip(images, headers, strict=True) if not header.fault]
+    planned = plan([i for i, _ in readable], [h for _, h in readable], args.out, round(args.shard_gb * 1e9))
+    packed = list(tqdm(pack(planned), total=len(planned), unit="shard", disable=None))
+    about = f"{len(readable)} images of {' '.join(args.images)} in {len(packed)} shards"
+    write_list(args.out / "shards.txt", [shard.path.name for shard in packed], about)
+    size = sum(shard.path.stat().st_size for shard in packed)
+    return f"{len(readable):,} images in {len(packed)} shards in {args.out}, {size / 1e9:.2f} GB"
 
 
-def folder_bytes(folder: Path) -> int:
-    """What the files of a folder hold."""
-    return sum(path.stat().st_size for path in folder.iterdir())
+def headers_of(images: list[ImageFile]) -> list[Header]:
+    """All headers, with a bar on a terminal."""
+    return list(tqdm(read_headers(images), total=len(images), unit="image", disable=None))
+
+
+def settle(bad: list[tuple[ImageFile, str]], args: argparse.Namespace) -> None:
+    """Stop at images that cannot be read, or write them to a file beside `--out` where they are to be skipped.
+
+    Raises:
+        DataError: with `--bad_images stop`, or when no image can be read; names the first ten.
+    """
+    report = args.out.with_name(f"{args.out.name}.unreadable.csv")
+    report.unlink(missing_ok=True)
+    if not bad:
+        return
+    if args.bad_images == "stop":
+        listed = "\n".join(f"  {fault}" for _, fault in bad[:NAMED])
+        more = f"\n  and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
+        raise DataError(f"{len(bad)} images cannot be read; replace them or give --bad_images skip:\n{listed}{more}")
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([("name", "reason"), *((image.name, why) for image, why in bad)])
+    report.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(report, text.getvalue().encode())
+    warn(f"{len(bad)} images could not be read and were left out: {report}")
+
+
+def write_list(path: Path, names: list[str], about: str) -> None:
+    """Write a list that the trainer reads: a `#` line that says what it is, then a name a line.
+
+    Raises:
+        DataError: there is nothing to list.
+    """
+    if not names:
+        raise DataError(f"no image is left to list in {path}: see --min_side, or name other images")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, "".join(f"{line}\n" for line in (f"# {about}", *names)).encode())
+
+
+def line_of(image: ImageFile, base: Path) -> str:
+    """An image's line in a list of the folder `base`, from where it is found.
+
+    Raises:
+        DataError: a name that a list cannot hold.
+    """
+    path = os.path.relpath(os.path.abspath(image.path), base)
+    line = f"{path}{IN_SHARD}{image.member}" if image.member else path
+    if line != line.strip() or len(line.splitlines()) != 1 or line.startswith("#") or (IN_SHARD in path):
+        raise DataError(f"{image.name!r} cannot stand in a list, for its spaces, line breaks, '#' or '::': rename it")
+    return line
+
+
+def warn(text: str) -> None:
+    """Say it beside the results."""
+    print(f"warning: {text}", file=sys.stderr)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; 1 if images could not be read and `--bad_images` is `stop`."""
+    """Run one command; errors end it with a message and status 1."""
     args = parse(argv)
     began = time.monotonic()
     try:
         images = [image for word in args.images for image in expand(word)]
         if args.expect and len(images) != EXPECTED[args.expect]:
-            expected = EXPECTED[args.expect]
-            print(f"warning: {args.expect} has {expected:,} images, {len(images):,} were found", file=sys.stderr)
+            warn(f"{args.expect} has {EXPECTED[args.expect]:,} images, {len(images):,} were found")
         work = {"sub-images": sub_images, "list": list_images, "shards": make_shards}[args.command]
-        done, bad = work(images, args)
-    except (DataError, ImageError, OSError) as error:
+        done = work(images, args)
+    except (DataError, ImageError, WorkerError) as error:
         raise SystemExit(f"error: {error}") from error
+    except OSError as error:
+        raise SystemExit(f"error: {args.out}: {error}; put it right, and the same command goes on") from error
     seconds = time.monotonic() - began
-    print(f"{done}; {len(images):,} images in {seconds:.1f} s, {len(images) / seconds:.1f} images/s")
-    if not bad:
-        return 0
-    if args.bad_images == "skip":
-        report = args.out.with_name(f"{args.out.name}.unreadable.txt")
-        report.write_text("".join(f"{fault}\n" for fault in bad))
-        print(f"{len(bad)} images could not be read and were left out: {report}", file=sys.stderr)
-        return 0
-    listed = "\n".join(f"  {fault}" for fault in bad[:NAMED])
-    more = f"\n  and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
-    raise SystemExit(
-        f"error: {len(bad)} images cannot be read; replace them or give --bad_images skip:\n{listed}{more}"
-    )
+    found = f"{len(images):,} of {EXPECTED[args.expect]:,} images" if args.expect else f"{len(images):,} images"
+    print(f"{done}; {found} in {seconds:.1f} s, {len(images) / seconds:.1f} images/s")
+    return 0
 
 
 if __name__ == "__main__":

@@ -7,23 +7,38 @@
 #SBATCH --time=24:00:00
 #SBATCH --requeue
 #SBATCH --open-mode=append
-#SBATCH --signal=TERM@180
+#SBATCH --signal=B:TERM@180
 #SBATCH --output=%x-%j.log
 #
 # Several nodes under SLURM: one torchrun a node, which meet on the first one. An example to adapt to the cluster.
 #
-#     sbatch scripts/train_slurm.sh --config configs/stage1_imagenet.yaml --data 'datasets/ImageNet/train/**' --out runs/stage1
+#     sbatch scripts/train_slurm.sh --config configs/stage1_imagenet.yaml --data datasets/ImageNet/train.txt --out runs/stage1
 #
-# Three minutes before the time is over, and when the job is preempted, srun hands SIGTERM on: train.py writes a checkpoint
-# and leaves; the requeued job, which is the same command, goes on from there. PYTHON names the interpreter (default: the
-# one of .venv, which scripts/demo.sh makes); GPUS the processes a node.
+# Three minutes before the time is over, SLURM sends this script SIGTERM. It hands it on: train.py writes a checkpoint and
+# leaves, and the job is put into the queue again, where the same command goes on. A job that a preemption or a lost node
+# ends is requeued by SLURM itself (--requeue) and goes on from the last checkpoint, too. A job that fails stays ended.
+#
+# PYTHON names the interpreter (default: the one of .venv, which scripts/demo.sh makes), GPUS the processes a node,
+# RDZV_PORT the port on which the nodes meet (default: one by the job's number).
 set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}"
 PYTHON=${PYTHON:-.venv/bin/python}
 GPUS=${GPUS:-${SLURM_GPUS_ON_NODE:-8}}
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+[ -n "$first" ] || { echo "error: scontrol names no node for '$SLURM_JOB_NODELIST'" >&2; exit 1; }
 
-exec srun --kill-on-bad-exit=1 "$PYTHON" -m torch.distributed.run \
+stopping=
+trap 'stopping=1; kill -TERM "$step"' TERM
+srun --kill-on-bad-exit=1 "$PYTHON" -m torch.distributed.run \
     --nnodes "$SLURM_JOB_NUM_NODES" --nproc_per_node "$GPUS" --max_restarts 3 \
-    --rdzv_backend c10d --rdzv_id "$SLURM_JOB_ID" --rdzv_endpoint "$first:${RDZV_PORT:-29500}" \
-    train.py "$@"
+    --rdzv_backend c10d --rdzv_id "$SLURM_JOB_ID" --rdzv_endpoint "$first:${RDZV_PORT:-$((20000 + SLURM_JOB_ID % 10000))}" \
+    train.py "$@" &
+step=$!
+status=0
+wait "$step" || status=$?
+if [ "$stopping" ]; then # the trap ended the first wait: the checkpoint is being written
+    wait "$step" || status=$?
+    echo "out of time: job $SLURM_JOB_ID goes into the queue again"
+    scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$status"

@@ -3,18 +3,21 @@
 import importlib.util
 import io
 import os
+import signal
 import subprocess
 import sys
+import tarfile
+import time
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from models.team08_HATFreq.images import read_rgb, write_png
-from tests.training_run import TINY, checkpoint, contents
-from training.prepare import positions
+from models.team08_HATFreq.images import read_picture, read_rgb, write_png
+from tests.training_run import TINY, checkpoint, contents, wait_for_step
 from training.sources import expand
+from training.sub_images import positions
 
 
 def noise(h: int, w: int, seed: int = 0) -> np.ndarray:
@@ -61,23 +64,89 @@ def test_sub_images_cover_every_pixel_and_keep_their_pairs(root: Path, tmp_path:
         y, x = top // 4, left // 4
         np.testing.assert_array_equal(read_rgb(tmp_path / "sub_lr" / name), low[y : y + 16, x : x + 16])
         covered[top : top + 64, left : left + 64] = True
-    assert covered.all() and len(list((tmp_path / "sub").iterdir())) == 12
+    assert covered.all() and len(list((tmp_path / "sub").glob("*.png"))) == 12
 
 
-def test_a_stopped_cut_goes_on_to_the_same_files(root: Path, tmp_path: Path) -> None:
+def test_a_killed_cut_goes_on_to_the_same_files(root: Path, tmp_path: Path) -> None:
     (tmp_path / "HR").mkdir()
-    for number in range(3):
-        write_png(tmp_path / "HR" / f"{number}.png", noise(70, 70, number))
+    for number in range(24):
+        write_png(tmp_path / "HR" / f"{number:02}.png", noise(200, 200, number))
     words = ["sub-images", tmp_path / "HR", "--side", 64, "--step", 32]
     assert prepare(root, *words, "--out", tmp_path / "whole").returncode == 0
-    assert prepare(root, *words, "--out", tmp_path / "torn").returncode == 0
-    untouched = tmp_path / "torn" / "0_s001.png"
-    before = untouched.stat().st_mtime_ns
-    for name in ("1_s003.png", "1_s004.png", "2_s002.png", "2_s003.png", "2_s004.png"):  # as a kill leaves them
-        (tmp_path / "torn" / name).unlink()
-    assert prepare(root, *words, "--out", tmp_path / "torn").returncode == 0
-    assert contents(tmp_path / "torn") == contents(tmp_path / "whole") and len(contents(tmp_path / "torn")) == 12
-    assert untouched.stat().st_mtime_ns == before
+    torn = tmp_path / "torn"
+    command = [sys.executable, root / "scripts" / "prepare_data.py", *words, "--out", torn]
+    process = subprocess.Popen([str(word) for word in command], stderr=subprocess.DEVNULL, start_new_session=True)
+    while not list(torn.glob("*_s*.png")):
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    wait_until_all_left(process.pid)
+    assert 0 < len(contents(torn)) < len(contents(tmp_path / "whole"))
+    assert prepare(root, *words, "--out", torn).returncode == 0
+    assert contents(torn) == contents(tmp_path / "whole") and len(contents(torn)) == 24 * 36 + 1
+
+
+def wait_until_all_left(session: int) -> None:
+    """A killed process's workers leave with it, or they would write under the next start's hands."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(session, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    os.killpg(session, signal.SIGKILL)
+    pytest.fail("workers stayed after their parent was killed")
+
+
+def test_finished_photographs_are_passed_over_and_changed_ones_cut_anew(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "HR").mkdir()
+    for number in range(2):
+        write_png(tmp_path / "HR" / f"{number}.png", noise(96, 96, number))
+    words = ["sub-images", tmp_path / "HR", "--side", 64, "--out", tmp_path / "sub"]
+    assert "8 sub-images" in prepare(root, *words, "--step", 32).stdout
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "sub").glob("0_s*.png")}
+    write_png(tmp_path / "HR" / "1.png", noise(96, 64, 2))  # narrower now: two sub-images are left
+    assert "6 sub-images" in prepare(root, *words, "--step", 32).stdout
+    assert kept == {path: path.stat().st_mtime_ns for path in (tmp_path / "sub").glob("0_s*.png")}
+    assert sorted(path.name for path in (tmp_path / "sub").glob("1_s*.png")) == ["1_s001.png", "1_s002.png"]
+    np.testing.assert_array_equal(read_rgb(tmp_path / "sub" / "1_s002.png"), noise(96, 64, 2)[32:])
+    otherwise = prepare(root, *words, "--step", 64)
+    assert otherwise.returncode == 1
+    assert "holds {'side': 64, 'step': 32}, this would be {'side': 64, 'step': 64}: name another" in otherwise.stderr
+    (tmp_path / "HR" / "0.png").rename(tmp_path / "HR" / "5.png")
+    assert (
+        "sub holds 4 images that are not of these photographs, as 0_s001.png"
+        in prepare(root, *words, "--step", 32).stderr
+    )
+
+
+def test_grey_photographs_stay_grey_and_deep_ones_are_rounded(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "HR").mkdir()
+    write_png(tmp_path / "HR" / "grey.png", noise(64, 64)[..., 0])
+    write_png(tmp_path / "HR" / "deep.png", np.minimum(noise(64, 64, 1) * 257.0 + 100, 65535).astype(np.uint16))
+    assert prepare(root, "sub-images", tmp_path / "HR", "--out", tmp_path / "sub").returncode == 0
+    grey = read_picture(tmp_path / "sub" / "grey_s001.png")
+    assert grey.grey and (grey.rgb == noise(64, 64)[..., :1]).all()  # the trainer's audit still finds it out
+    np.testing.assert_array_equal(read_picture(tmp_path / "sub" / "deep_s001.png").rgb, noise(64, 64, 1))
+
+
+def test_photographs_that_cannot_be_told_apart_or_paired_are_refused(root: Path, tmp_path: Path) -> None:
+    for name in ("a", "b", "LR"):
+        (tmp_path / name).mkdir()
+        write_png(tmp_path / name / "1.png", noise(64, 64))
+    both = prepare(root, "sub-images", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "sub")
+    assert both.returncode == 1 and "several photographs are called 1, and sub-images are named" in both.stderr
+    words = ["sub-images", tmp_path / "a", "--out", tmp_path / "sub", "--out_lr", tmp_path / "sub_lr"]
+    paired = prepare(root, *words, "--lr", tmp_path / "LR")
+    assert paired.returncode == 1 and "LR/1.png is 64x64, " in paired.stderr and "needs 16x16" in paired.stderr
+    assert not list((tmp_path / "sub").glob("*.png"))
+    write_png(tmp_path / "a" / "2.png", noise(3, 64))
+    (tmp_path / "a" / "1.png").write_bytes((tmp_path / "b" / "1.png").read_bytes()[:2000])  # its header is whole
+    small = prepare(root, "sub-images", tmp_path / "a", "--out", tmp_path / "sub")
+    assert small.returncode == 1 and "2 images cannot be read" in small.stderr
+    assert "1.png is damaged or truncated" in small.stderr and "2.png has 64x3 pixels, less than" in small.stderr
 
 
 def test_lists_leave_small_images_out_and_open_from_anywhere(root: Path, tmp_path: Path) -> None:
@@ -88,7 +157,9 @@ def test_lists_leave_small_images_out_and_open_from_anywhere(root: Path, tmp_pat
     done = prepare(root, "list", f"{tmp_path}/tree/**", "--min_side", 64, "--out", out, "--expect", "lsdir")
     assert done.returncode == 0, done.stderr
     assert done.stderr == "warning: lsdir has 84,991 images, 3 were found\n"
-    assert done.stdout.startswith(f"2 images listed in {out}, 1 left out as smaller than 64 pixels; 3 images in ")
+    assert (
+        f"2 images listed in {out}, 0.00 GB, 1 left out as smaller than 64 pixels; 3 of 84,991 images in" in done.stdout
+    )
     assert out.read_text().splitlines()[1:] == ["../tree/n0/x.png", "../tree/n2/x.png"]
     for image, expected in zip(expand(str(out)), [noise(64, 64, 0), noise(90, 70, 2)], strict=True):
         np.testing.assert_array_equal(image.read_rgb(), expected)
@@ -100,18 +171,65 @@ def test_shards_hold_the_same_bytes_whenever_they_are_made(root: Path, tmp_path:
     for number in range(5):
         write_png(tmp_path / "images" / f"{number}.png", noise(20, 20, number))
         files[f"images/{number}.png"] = (tmp_path / "images" / f"{number}.png").read_bytes()
-    size = 2.5 * len(files["images/0.png"]) / 1e9
-    words = ["shards", tmp_path / "images", "--shard_gb", f"{size:.9f}"]
+    words = ["shards", tmp_path / "images", "--shard_gb", "0.000005"]  # each takes 512 + 1536 bytes: two a shard
     done = prepare(root, *words, "--out", tmp_path / "one" / "set")
     assert done.returncode == 0 and "5 images in 3 shards" in done.stdout, done.stderr
     images = expand(str(tmp_path / "one" / "set" / "shards.txt"))
     assert {image.member: image.content() for image in images} == files
-    (tmp_path / "images" / "0.png").touch()
+    shards = [contents(tmp_path / "one" / "set")[f"set-0000{number}.tar"] for number in range(3)]
+    assert [len(shard) for shard in shards] == [tarfile.RECORDSIZE] * 3
     assert prepare(root, *words, "--out", tmp_path / "two" / "set").returncode == 0
-    shard = tmp_path / "two" / "set" / "set-00001.tar"
+    shard, untouched = (tmp_path / "two" / "set" / f"set-0000{number}.tar" for number in (1, 2))
     shard.write_bytes(shard.read_bytes()[:1000])
+    before = untouched.stat().st_mtime_ns
     assert prepare(root, *words, "--out", tmp_path / "two" / "set").returncode == 0
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    assert untouched.stat().st_mtime_ns == before
+
+
+def test_shards_follow_their_images(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for number in range(3):
+        write_png(tmp_path / "images" / f"{number}.png", noise(20, 20, number))
+    long = tmp_path / "images" / f"{'x' * 150}.png"
+    write_png(long, noise(20, 20, 3))
+    (tmp_path / "images" / "bad.jpg").write_bytes(b"no image")
+    words = ["shards", tmp_path / "images", "--out", tmp_path / "set"]
+    refused = prepare(root, *words)
+    assert refused.returncode == 1 and "bad.jpg is no image that can be read" in refused.stderr
+    assert not list(tmp_path.glob("set/*"))
+    assert prepare(root, *words, "--bad_images", "skip").returncode == 0
+    assert "bad.jpg" in (tmp_path / "set.unreadable.csv").read_text().splitlines()[1]
+    images = expand(str(tmp_path / "set" / "shards.txt"))
+    assert [image.stem for image in images] == ["0", "1", "2", "x" * 150]
+    for number, image in enumerate(images):
+        np.testing.assert_array_equal(image.read_rgb(), noise(20, 20, number))
+    (tmp_path / "images" / "bad.jpg").unlink()
+    write_png(tmp_path / "images" / "1.png", noise(20, 20, 9))  # as long as before
+    assert prepare(root, *words).returncode == 0
+    np.testing.assert_array_equal(expand(str(tmp_path / "set" / "shards.txt"))[1].read_rgb(), noise(20, 20, 9))
+    assert not (tmp_path / "set.unreadable.csv").exists()
+    assert "1 shards" in prepare(root, *words).stdout
+    assert prepare(root, "shards", *words[1:-1], tmp_path / "small", "--shard_gb", "0.000002").returncode == 0
+    fewer = prepare(root, "shards", *words[1:-1], tmp_path / "small")
+    assert fewer.returncode == 1 and "small holds 3 shards that these images do not fill" in fewer.stderr
+
+
+def test_a_list_of_a_shard_opens_from_anywhere(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "images").mkdir()
+    for number, side in enumerate((20, 40)):
+        write_png(tmp_path / "images" / f"{number}.png", noise(side, side, number))
+    assert prepare(root, "shards", tmp_path / "images", "--out", tmp_path / "set").returncode == 0
+    monkeypatch.chdir(tmp_path)
+    assert prepare(root, "list", "set/shards.txt", "--min_side", 30, "--out", "lists/large.txt").returncode == 0
+    monkeypatch.chdir("/")
+    assert (tmp_path / "lists/large.txt").read_text().splitlines()[1:] == ["../set/set-00000.tar::images/1.png"]
+    np.testing.assert_array_equal(expand(str(tmp_path / "lists/large.txt"))[0].read_rgb(), noise(40, 40, 1))
+    write_png(tmp_path / "images" / "#2.png", noise(40, 40))
+    odd = prepare(root, "list", tmp_path / "images", "--min_side", 30, "--out", tmp_path / "images" / "l.txt")
+    assert odd.returncode == 1 and "#2.png' cannot stand in a list" in odd.stderr
+    none = prepare(root, "list", tmp_path / "images", "--min_side", 50, "--out", tmp_path / "l.txt")
+    assert none.returncode == 1 and "no image is left to list" in none.stderr
 
 
 def test_unreadable_images_are_named_and_left_out_only_when_asked_to(root: Path, tmp_path: Path) -> None:
@@ -125,7 +243,7 @@ def test_unreadable_images_are_named_and_left_out_only_when_asked_to(root: Path,
         assert "bad.png is empty" in refused.stderr
         skipped = prepare(root, *words, "--bad_images", "skip")
         assert skipped.returncode == 0, skipped.stderr
-        assert "bad.png is empty" in (tmp_path / f"{out}.unreadable.txt").read_text()
+        assert "bad.png is empty" in (tmp_path / f"{out}.unreadable.csv").read_text()
     assert [image.stem for image in expand(str(tmp_path / "list.txt"))] == ["good"]
     assert "step must be" in prepare(root, "sub-images", "x", "--out", "y", "--step", 30).stderr
     missing = prepare(root, "list", tmp_path / "none", "--out", tmp_path / "l.txt")
@@ -140,25 +258,53 @@ def test_the_shell_script_prepares_df2k(root: Path, tmp_path: Path) -> None:
     script = ["bash", str(root / "scripts" / "prepare_data.sh")]
     done = subprocess.run([*script, "df2k"], env=environment, capture_output=True, text=True)
     assert done.returncode == 0 and "df2k has 3,450 images, 2 were found" in done.stderr
-    assert sorted(path.name for path in (tmp_path / "DF2K_sub").iterdir()) == ["D_s001.png", "F_s001.png"]
+    assert sorted(path.name for path in (tmp_path / "DF2K_sub").glob("*.png")) == ["D_s001.png", "F_s001.png"]
+    cut = ["sub-images", "DIV2K/DIV2K_train_HR", "--out", "here", "--side", "64", "--step", "64"]
+    done = subprocess.run([*script, *cut], env=environment, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0 and len(list((tmp_path / "here").glob("D_s*.png"))) == 2, done.stderr
     unknown = subprocess.run([*script, "df3k"], env=environment, capture_output=True, text=True)
     assert unknown.returncode == 1 and "name a set to prepare" in unknown.stderr
 
 
-def test_slurm_starts_the_trainer_on_its_nodes(root: Path, photos: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_slurm_trains_on_its_nodes_stops_in_time_and_goes_on(root: Path, photos: Path, tmp_path: Path) -> None:
     """One node of two CPU processes, with stand-ins for SLURM's two commands."""
     (tmp_path / "bin").mkdir()
-    for name, text in (("srun", 'shift\nexec "$@"'), ("scontrol", "echo localhost")):
+    scontrol = f'[ "$1" = show ] && echo localhost || echo "$@" >> {tmp_path}/scontrol.log'
+    for name, text in (("srun", 'shift\nexec "$@"'), ("scontrol", scontrol)):
         (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
         (tmp_path / "bin" / name).chmod(0o755)
     slurm = {"SLURM_JOB_NODELIST": "n[1-2]", "SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_ID": "7", "GPUS": "2"}
     path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
     environment = {**os.environ, **slurm, "PATH": path, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
-    environment |= {"SLURM_SUBMIT_DIR": str(root), "RDZV_PORT": "29641"}
-    words = ["--data", photos / "train", "--out", tmp_path / "run", "--device", "cpu", "--steps", "2", "--batch", "2"]
-    words += ["--patch", "16", "--workers", "0", "--no-tensorboard", "--model_overrides", *TINY]
+    environment |= {"SLURM_SUBMIT_DIR": str(root), "RDZV_PORT": "29641", "PYTHONUNBUFFERED": "1"}
+    words = [
+        "--data",
+        photos / "train",
+        "--out",
+        tmp_path / "run",
+        "--device",
+        "cpu",
+        "--steps",
+        "3000",
+        "--batch",
+        "2",
+    ]
+    words += ["--patch", "16", "--workers", "0", "--no-tensorboard", "--log_every", "1", "--model_overrides", *TINY]
     command = ["bash", str(root / "scripts" / "train_slurm.sh"), *map(str, words)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    job = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    wait_for_step(job, 2)
+    job.terminate()  # SLURM's signal before the time limit
+    said = job.communicate(timeout=100)[0]
+    assert job.returncode != 0 and "goes into the queue again" in said, said
+    assert (tmp_path / "scontrol.log").read_text() == "requeue 7\n"
+    step = checkpoint(tmp_path / "run")["step"]
+    assert 2 <= step < 3000
+    again = [*command, "--finish_in", "2"]
+    done = subprocess.run(again, env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     assert "a step: 2 patches = 2 process(es) x 1 pass(es) x 1" in done.stdout
-    assert checkpoint(tmp_path / "run")["step"] == 2
+    assert checkpoint(tmp_path / "run")["step"] == step + 2
+    assert (tmp_path / "scontrol.log").read_text() == "requeue 7\n"  # a run that has ended is not queued again

@@ -102,13 +102,16 @@ def read_rgb(path: str | os.PathLike[str], content: bytes | None = None) -> NDAr
     return picture.rgb
 
 
-def size_of(path: str | os.PathLike[str]) -> tuple[int, int]:
+def size_of(path: str | os.PathLike[str], content: bytes | None = None) -> tuple[int, int]:
     """Height and width from the file's header, without decoding, as upright as `read_picture` gives them.
+
+    Args:
+        path, content: as `read_picture`.
 
     Raises:
         ImageError: not an image, damaged, or too large.
     """
-    with _opened(Path(path)) as image:
+    with _opened(Path(path), content) as image:
         width, height = image.size
         try:
             turned = image.getexif().get(_ORIENTATION_TAG, 1) >= 5
