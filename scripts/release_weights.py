@@ -29,6 +29,7 @@ from evaluation.pairing import find_pairs
 from models.team08_HATFreq.images import read_rgb, write_bytes
 from models.team08_HATFreq.io import NetworkRestorer, build_for
 from models.team08_HATFreq.weights import load_weights, read_state_dict, save_weights
+from training.checkpoint import load_checkpoint
 from training.config import TrainConfig
 from utils.metrics import psnr_y, ssim_y
 
@@ -68,6 +69,16 @@ def training_command(training: dict[str, Any]) -> str:
             items = [f"$DATA/{os.path.relpath(folder, common)}" for folder in items]
         words.append(f"--{key} {' '.join(str(item) for item in items)}")
     return " \\\n    ".join([*words, "--out runs/light"])
+
+
+def starts(run: Path) -> str:
+    """How often a run was started, and where its end was moved; empty for one that went as planned in one go."""
+    count = len(json.loads((run / "environment.json").read_text()))
+    state, _ = load_checkpoint(run)
+    text = f"The command of the last of {count} starts. " if count > 1 else ""
+    if state and state["schedule"].get("finish_in"):
+        text += f"Its `--finish_in` reshaped the rest of the schedule at step\n{state['schedule']['start']:,.0f}. "
+    return text
 
 
 def as_list(value: Any) -> list[Any]:
@@ -159,7 +170,8 @@ With the challenge's two scripts: `python test.py --test_dir $DATA/bench/Set5/LR
 
 {data.strip()}
 
-Released are the averaged weights of the last step; the validation images drew the curve and chose nothing.
+{starts(run)}Released are the averaged weights of the last step; the validation images drew the curve and chose nothing.
+
 {earlier_training(previous) if previous else ""}
 """.rstrip()
         + "\n"
