@@ -1,6 +1,6 @@
 """What the deduplication costs an image, and how that grows: hashing, looking up, laying over each other.
 
-    python -m benchmarks.deduplication_scale --images ../shared/data/train/bsds-sun \\
+    python -m benchmarks.deduplication_scale --images ../shared/data/train/{bsds-sun,hq480-a,hq480-b} \\
         --bench ../shared/data/bench/BSD100/HR
 
 Hashing and laying over are timed on photographs, decoding included, in seconds of one core. Looking up takes synthetic
@@ -58,8 +58,8 @@ def recall_when_crowded(pool: list[Path], bench: list[Path], kind: str) -> tuple
     hashes = [local_hashes(read_rgb(path)) for path in pool]
     for number, path in enumerate(bench):
         hashes += [local_hashes(plant(read_rgb(path), one, number)) for one in ("resized", kind)]
-    every = Hashes.of(hashes)
-    found = Index(every, max(1, CROWD * len(hashes) // POOL)).sharing(every, POOL_VOTES, within=True)
+    every = Hashes.of(hashes)  # a pair alone makes two hashes a key
+    found = Index(every, max(2, CROWD * len(hashes) // POOL)).sharing(every, POOL_VOTES, within=True)
     pairs = {(int(one), int(other)) for one, other, _ in found}
     hits = [(len(pool) + 2 * k + 1, len(pool) + 2 * k) in pairs for k in range(len(bench))]
     return float(np.mean(hits)), sum(one < len(pool) for one, _ in pairs)
@@ -68,13 +68,13 @@ def recall_when_crowded(pool: list[Path], bench: list[Path], kind: str) -> tuple
 def main(argv: list[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=Path, required=True, help="folder of photographs")
+    parser.add_argument("--images", type=Path, nargs="+", required=True, help="folders of photographs")
     parser.add_argument("--bench", type=Path, required=True, help="folder of photographs to plant near-duplicates of")
     parser.add_argument("--count", type=int, default=100, help="photographs timed (default %(default)s)")
     parser.add_argument("--synthetic", type=int, nargs="+", default=[2000, 8000, 32000], help="sizes of the pool")
     args = parser.parse_args(argv)
     cv2.setNumThreads(1)
-    images, bench = list_images(args.images), list_images(args.bench)
+    images, bench = [path for folder in args.images for path in list_images(folder)], list_images(args.bench)
     paths = images[: args.count]
     hashed, laid = hashing(paths), laying_over(paths)
     print(f"hashing: {1000 * hashed:.1f} ms an image; laying over: {1000 * laid:.1f} ms a pair ({len(paths)} images)")
