@@ -4,7 +4,6 @@
 #     bash scripts/prepare_data.sh df2k        # sub-images of DIV2K and Flickr2K -> DF2K_sub
 #     bash scripts/prepare_data.sh imagenet    # list of the images that are large enough -> ImageNet/train.txt
 #     bash scripts/prepare_data.sh lsdir       # list -> LSDIR/train.txt
-#     bash scripts/prepare_data.sh hq50k       # list -> HQ-50K/train.txt
 #
 # and any other, by the commands of scripts/prepare_data.py (paths are then seen from where you stand):
 #
@@ -24,7 +23,6 @@ case "$command" in
 df2k) prepare sub-images "$DATA/DIV2K/DIV2K_train_HR" "$DATA/Flickr2K/Flickr2K_HR" --expect df2k --out "$DATA/DF2K_sub" "$@" ;;
 imagenet) prepare list "$DATA/ImageNet/train/**" --expect imagenet --bad_images skip --out "$DATA/ImageNet/train.txt" "$@" ;;
 lsdir) prepare list "$DATA/LSDIR/**" --expect lsdir --out "$DATA/LSDIR/train.txt" "$@" ;;
-hq50k) prepare list "$DATA/HQ-50K/**" --expect hq50k --out "$DATA/HQ-50K/train.txt" "$@" ;;
 sub-images | list | shards) cd "$here" && prepare "$command" "$@" ;;
-*) fail "name a set to prepare, df2k, imagenet, lsdir or hq50k, or a command, sub-images, list or shards (got '$command')" ;;
+*) fail "name a set to prepare, df2k, imagenet or lsdir, or a command, sub-images, list or shards (got '$command')" ;;
 esac

@@ -15,7 +15,8 @@
 #     sbatch scripts/train_slurm.sh --config configs/stage1_imagenet.yaml --data datasets/ImageNet/train.txt --out runs/stage1
 #
 # Three minutes before the time is over, SLURM sends this script SIGTERM. It hands it on: train.py writes a checkpoint and
-# leaves, and the job is put into the queue again, where the same command goes on. A job that a preemption or a lost node
+# leaves (torchrun gives it 30 seconds), and the job is put into the queue again, where the same command goes on. Should it
+# take longer, the checkpoint before (--save_every) is the one to go on from. A job that a preemption or a lost node
 # ends is requeued by SLURM itself (--requeue) and goes on from the last checkpoint, too. A job that fails stays ended.
 #
 # PYTHON names the interpreter (default: the one of .venv, which scripts/demo.sh makes), GPUS the processes a node,

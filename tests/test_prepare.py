@@ -1,5 +1,6 @@
 """Training sets made ready: every pixel covered, pairs kept, the same bytes after a stop, faults named."""
 
+import argparse
 import importlib.util
 import io
 import os
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import preparation
 from models.team08_HATFreq.images import read_picture, read_rgb, write_png
 from tests.training_run import TINY, checkpoint, contents, wait_for_step
 from training.sources import expand
@@ -264,6 +266,14 @@ def test_the_shell_script_prepares_df2k(root: Path, tmp_path: Path) -> None:
     assert done.returncode == 0 and len(list((tmp_path / "here").glob("D_s*.png"))) == 2, done.stderr
     unknown = subprocess.run([*script, "df3k"], env=environment, capture_output=True, text=True)
     assert unknown.returncode == 1 and "name a set to prepare" in unknown.stderr
+
+
+def test_the_benchmark_runs_the_commands(photos: Path, tmp_path: Path) -> None:
+    options = argparse.Namespace(images=photos / "train", count=1, copies=3)
+    preparation.make_folders(options, tmp_path)
+    assert read_rgb(tmp_path / "2k" / "0000.png").shape == (1356, 2040, 3)
+    said = preparation.run(["list", tmp_path / "many", "--min_side", 8, "--out", tmp_path / "l.txt"], tmp_path)
+    assert said.startswith("12 images listed 0.00 GB, 0 left out as smaller than 8 pixels; 12 images in ")
 
 
 @pytest.mark.slow
