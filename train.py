@@ -259,7 +259,7 @@ def loop(run: Run, patches: Patches, sets: list[ValidationSet], keys: StepBatche
             progress.end = run.schedule.end
             progress.show(time.monotonic() - tick, waited, losses.latest, run.schedule.lr_at(run.step - 1))
             timed_out = 0 < config.max_minutes <= (time.monotonic() - started) / 60
-            stopped = world.largest(stop.received or (TIMED_OUT if timed_out else 0), run.step)
+            stopped = world.largest(stop.received or (TIMED_OUT if timed_out else 0))
             last = run.step >= run.schedule.end or bool(stopped)
             validating = run.step % config.valid_every == 0 or run.step >= run.schedule.end
             saving = last or run.step % config.save_every == 0

@@ -174,3 +174,14 @@ def test_unusable_init_leaves_no_run_behind(command, photos: Path, tmp_path: Pat
     with pytest.raises(SystemExit, match=r"train\.py: "):
         train.main(command("run", "--steps", "1", "--init", str(photos / name)))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_gpu_trains_resumes_and_validates(command, tmp_path, precision):
+    words = ["--device", "cuda", "--precision", precision, "--workers", "2", "--checkpointing"]
+    assert train.main(command("run", "--steps", "12", "--save_every", "5", "--max_minutes", "1e-9", *words)) == 0
+    assert train.main(command("run", "--steps", "12", *words)) == 0
+    rows = log_rows(tmp_path / "run")
+    assert checkpoint(tmp_path / "run")["step"] == 12 and [row["step"] for row in rows] == ["4", "8", "12"]
+    assert all(math.isfinite(float(row["loss"])) and float(row["psnr"]) > 20 for row in rows)

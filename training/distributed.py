@@ -18,7 +18,6 @@ from torch import Tensor
 from training.config import ConfigError
 
 PATIENCE = timedelta(hours=12)  # the audit of a large training set, which the main process makes, may take hours
-ASK_EVERY = 10  # steps between two questions to all processes on a GPU, where each one waits for the device
 T = TypeVar("T")
 
 
@@ -29,7 +28,7 @@ class World:
     rank: int
     size: int
     device: torch.device
-    talk: Any = None  # the group in which the others wait for the main process, without the limit of a step's exchange
+    talk: Any = None  # the group that speaks by way of the CPUs, and waits longer than a step's exchange may take
 
     @property
     def main(self) -> bool:
@@ -78,14 +77,12 @@ class World:
             dist.all_reduce(values)
         return values
 
-    def largest(self, number: int, step: int) -> int:
-        """The largest of all processes' numbers; asked at every step on CPUs, at every tenth on GPUs, 0 in between."""
+    def largest(self, number: int) -> int:
+        """The largest of all processes' numbers, asked by way of the CPUs: no process waits for its GPU."""
         if self.size == 1:
             return number
-        if self.device.type == "cuda" and step % ASK_EVERY:
-            return 0
-        asked = torch.tensor(number, device=self.device)
-        dist.all_reduce(asked, dist.ReduceOp.MAX)
+        asked = torch.tensor(number)
+        dist.all_reduce(asked, dist.ReduceOp.MAX, group=self.talk)
         return int(asked)
 
 
