@@ -10,7 +10,7 @@ to give the same images in the same order, or the command fails.
     select    data_curation.scoring: blocks of memory-mapped shards, float64
     command   the same in `python -m data_curation.select`, which also writes a row for every image of the pool
     numpy     the whole pool in float32, one product, the maximum over the queries, argsort
-    faiss     faiss.knn of blocks in float32, argsort (only if faiss is installed)
+    faiss     faiss.knn of blocks in float32, argsort
 """
 
 import argparse
