@@ -16,7 +16,6 @@ The rows take turns, several times; the table holds the medians.
 """
 
 import argparse
-import csv
 import os
 import random
 import statistics
@@ -24,7 +23,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,8 @@ from torch.utils.data import DataLoader, Dataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from models.team08_HATFreq.images import list_images, read_rgb, write_bytes
+from benchmarks.results_file import publish
+from models.team08_HATFreq.images import list_images, read_rgb
 from training.audit import audit
 from training.data import Patches, StepBatches, make_loader, to_pair
 from training.decoded import DecodedImages
@@ -227,25 +227,8 @@ def main(argv: list[str] | None = None) -> None:
             for row, start in starts.items():
                 results[row].append(samples_a_second(start, args))
                 print(f"{', '.join(row)}: {results[row][-1]:.0f} samples/s", file=sys.stderr)
-    report(results, args)
-
-
-def report(results: dict[tuple[str, str], list[float]], args: argparse.Namespace) -> None:
-    """Print the table and, if asked to, write it with its figures."""
-    text = table(results, args)
-    print(text)
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(args.out, text.encode())
-        with args.out.with_suffix(".csv").open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["images", "loader", "samples_per_second"])
-            writer.writerows(flat(results))
-
-
-def flat(results: dict[tuple[str, str], list[float]]) -> Iterable[tuple[str, str, str]]:
-    """One row a measurement."""
-    return ((*row, f"{rate:.2f}") for row, rates in results.items() for rate in rates)
+    figures = ((*row, f"{rate:.2f}") for row, rates in results.items() for rate in rates)
+    publish(table(results, args), args.out, ["images", "loader", "samples_per_second"], figures)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ process's peak never falls, and the cases take turns; the table holds the median
 """
 
 import argparse
-import csv
 import os
 import resource
 import statistics
@@ -29,8 +28,8 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import train
+from benchmarks.results_file import publish
 from models.team08_HATFreq import PRESETS
-from models.team08_HATFreq.images import write_bytes
 from training.config import TrainConfig
 from training.data import Batch
 from training.degrade import REACH
@@ -236,7 +235,9 @@ def main(argv: list[str] | None = None) -> None:
     for number in chosen if kind == "cpu" else []:
         if not CASES[number].bf16 and RECOMPUTED not in CASES[number].settings:
             shares[CASES[number]] = child(words, number, "--products")
-    report(results, shares, args)
+    figures = ((case.preset, case.name, *run) for case, runs in results.items() for run in runs)
+    text = table(results, args) + (floor_table(shares) if shares else "")
+    publish(text, args.out, ["preset", "case", "seconds_per_step", "gigabytes"], figures)
 
 
 def child(words: list[str], number: int, *more: str) -> tuple[float, float]:
@@ -245,21 +246,6 @@ def child(words: list[str], number: int, *more: str) -> tuple[float, float]:
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     first, second = map(float, done.stdout.split()[-2:])
     return first, second
-
-
-def report(
-    results: dict[Case, list[tuple[float, float]]], shares: dict[Case, tuple[float, float]], args: argparse.Namespace
-) -> None:
-    """Print the tables and, if asked to, write them with the figures."""
-    text = table(results, args) + (floor_table(shares) if shares else "")
-    print(text)
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(args.out, text.encode())
-        with args.out.with_suffix(".csv").open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["preset", "case", "seconds_per_step", "gigabytes"])
-            writer.writerows((case.preset, case.name, *run) for case, runs in results.items() for run in runs)
 
 
 if __name__ == "__main__":
