@@ -1,5 +1,6 @@
 """Image files of every kind that a user may hand in: the right samples or a clear error."""
 
+import io
 from pathlib import Path
 
 import cv2
@@ -9,6 +10,7 @@ from PIL import Image
 
 from models.team08_HATFreq import images
 from models.team08_HATFreq.images import ImageError, Picture, list_images, read_picture, read_rgb, size_of, write_png
+from models.team08_HATFreq.png import write_rows
 
 RGB = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
 DEEP = np.random.default_rng(1).integers(0, 65536, (9, 7, 4), dtype=np.uint16)
@@ -192,9 +194,32 @@ def test_written_files_read_back(tmp_path: Path, samples: np.ndarray) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
+@pytest.mark.parametrize("shape", [(3, 5), (3, 5, 2), (3, 5, 3), (3, 5, 4), (1, 1, 3), (1, 700, 3), (900, 1200)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_rows_written_by_ourselves_are_what_other_readers_see(shape: tuple[int, ...], dtype: type) -> None:
+    samples = np.random.default_rng(0).integers(0, np.iinfo(dtype).max + 1, shape).astype(dtype)
+    file = io.BytesIO()
+    write_rows(file, samples)
+    decoded = cv2.imdecode(np.frombuffer(file.getvalue(), np.uint8), cv2.IMREAD_UNCHANGED)
+    if shape[2:] == (2,):  # OpenCV gives grey and alpha as colour and alpha
+        decoded = decoded[..., 2:]
+    elif shape[2:]:
+        decoded = cv2.cvtColor(decoded, {3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGBA}[shape[2]])
+    np.testing.assert_array_equal(decoded, samples)
+    if dtype == np.uint8:
+        np.testing.assert_array_equal(np.asarray(Image.open(file)), samples)
+
+
+def test_samples_that_png_cannot_hold_are_refused(tmp_path: Path) -> None:
+    for samples in (np.zeros((2, 2, 5), np.uint8), np.zeros((2, 2, 3), np.float32), np.zeros((0, 2, 3), np.uint8)):
+        with pytest.raises(ValueError, match="of shape"):
+            write_png(tmp_path / "a.png", samples)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_png(tmp_path / "a.png", RGB)
-    monkeypatch.setattr(Path, "write_bytes", lambda self, content: (self.touch(), full_disk())[1])
+    monkeypatch.setattr(images, "write_rows", lambda file, samples: (file.write(b"begun"), full_disk())[1])
     with pytest.raises(OSError, match="No space left"):
         write_png(tmp_path / "a.png", 255 - RGB)
     monkeypatch.undo()

@@ -6,14 +6,18 @@ silently cut to eight bits.
 
 import io
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+
+from .png import write_rows
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 MAX_PIXELS = 80_000_000  # more is taken for a decompression bomb; PIL itself warns from 89 million on
@@ -22,6 +26,7 @@ TEMPORARY = ".partial-"  # prefix of files that are being written
 _GREY, _COLOUR = ("1", "L", "LA"), ("RGB", "RGBA", "P", "PA", "YCbCr")
 _SIXTEEN = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError)  # what PIL raises when samples cannot be decoded
+_BAND = 256  # rows worked on at once
 _ORIENTATION_TAG, _BITS_TAG, _SAMPLE_FORMAT_TAG = 0x0112, 258, 339
 
 
@@ -124,24 +129,31 @@ def write_png(path: str | os.PathLike[str], samples: NDArray[Any]) -> None:
     """Write uint8 or uint16 `h w`, `h w 3` (RGB) or `h w 4` (RGBA) as PNG, under its name only when it is complete.
 
     Raises:
+        ValueError: samples that a PNG file cannot hold.
         OSError: it cannot be written (a full disk, say).
     """
-    path = Path(path)
-    if samples.ndim == 3:
-        samples = cv2.cvtColor(samples, cv2.COLOR_RGB2BGR if samples.shape[2] == 3 else cv2.COLOR_RGBA2BGRA)
-    ok, encoded = cv2.imencode(".png", samples)
-    if not ok:
-        raise OSError(f"{path}: OpenCV could not encode {samples.dtype} samples of shape {samples.shape} as PNG")
-    write_bytes(path, encoded.tobytes())
+    with whole_file(Path(path)) as file:
+        write_rows(file, samples)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name in its folder, then rename it: a kill leaves the old file or the new one."""
+    """Write a file, whole or not at all."""
+    with whole_file(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write under a temporary name in its folder, renamed when all went well.
+
+    A kill or an error leaves the old file or the new one.
+    """
     temporary = path.with_name(f"{TEMPORARY}{path.name}")
     try:
-        temporary.write_bytes(content)
+        with temporary.open("wb") as file:
+            yield file
         os.replace(temporary, path)
-    except OSError:
+    except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
@@ -246,5 +258,8 @@ def _picture(samples: NDArray[Any]) -> Picture:
 
 def _luma(rgb: NDArray[Any]) -> NDArray[Any]:
     """BT.601 luma of full-range RGB, `h w 3` -> `h w` of the same type; equal channels keep their value."""
-    luma = rgb @ (np.array([65.481, 128.553, 24.966]) / 219)
-    return np.rint(luma).astype(rgb.dtype)
+    luma = np.empty(rgb.shape[:2], rgb.dtype)
+    for top in range(0, len(rgb), _BAND):  # the float64 of a large image would take eight times its samples
+        part = rgb[top : top + _BAND] @ (np.array([65.481, 128.553, 24.966]) / 219)
+        luma[top : top + _BAND] = np.rint(part)
+    return luma

@@ -6,7 +6,7 @@ Pure functions of a callable `fn`, float `b 3 h w` -> `b 3 h*scale w*scale`: not
 from collections.abc import Callable, Iterator
 from functools import reduce
 from itertools import pairwise, product
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Restorer = Callable[[Tensor], Tensor]
+Pixels = TypeVar("Pixels", Tensor, NDArray[Any])
+BAND = 256  # rows that are turned into samples at once
 
 
 def self_ensemble(fn: Restorer, lq: Tensor) -> Tensor:
@@ -36,36 +38,103 @@ def _restore_turned(fn: Restorer, lq: Tensor, transpose: bool, vertical: bool, h
 def restore_tiled(fn: Restorer, lq: Tensor, scale: int, tile: int, overlap: int) -> Tensor:
     """Restore tile by tile and blend the overlaps; seamless, and equal to `fn(lq)` for a purely local `fn`.
 
+    Args, errors: as `restore_blocks`.
+
+    Returns:
+        float32 `b c h*scale w*scale`, on the CPU.
+    """
+    check_tile(tile, overlap)
+    h, w = lq.shape[-2:]
+    if tile == 0 or (h <= tile and w <= tile):
+        return fn(lq).float().cpu()
+    sr = torch.empty(*lq.shape[:2], h * scale, w * scale)
+    for top, left, block in restore_blocks(fn, lq, scale, tile, overlap):
+        sr[..., top : top + block.shape[-2], left : left + block.shape[-1]] = block
+    return sr
+
+
+def restore_samples(fn: Restorer, rgb: NDArray[Any], scale: int, tile: int, overlap: int) -> NDArray[Any]:
+    """Restore an image of integer samples in little more memory than the image and its result take.
+
+    Only the tile that is worked on and the strips that it shares with its neighbours are ever held as floats.
+
+    Args:
+        fn, scale, tile, overlap: as `restore_blocks`; `fn` is given float32 in [0, 1].
+        rgb: uint8 or uint16 `h w 3`.
+
+    Returns:
+        `h*scale w*scale 3` of the same type.
+
+    Raises:
+        ValueError: tile or overlap out of range.
+        FloatingPointError: a value is not finite.
+    """
+    h, w = rgb.shape[:2]
+    samples = np.empty((h * scale, w * scale, 3), rgb.dtype)
+    lq = rgb.transpose(2, 0, 1)[None]  # a view: its parts turn into floats as their turn comes
+    for top, left, block in restore_blocks(lambda part: fn(_to_float(part)), lq, scale, tile, overlap):
+        for row in range(0, block.shape[-2], BAND):
+            part = to_samples(block[..., row : row + BAND, :], rgb.dtype)
+            samples[top + row : top + row + len(part), left : left + part.shape[1]] = part
+    return samples
+
+
+def restore_blocks(
+    fn: Callable[[Pixels], Tensor], lq: Pixels, scale: int, tile: int, overlap: int
+) -> Iterator[tuple[int, int, Tensor]]:
+    """The restored image in blocks, each as soon as no later tile reaches into it.
+
     The weights of all tiles sum to one at every pixel, fall linearly towards a tile's inner edges and stay positive;
-    the last tile of an axis is shifted inward, so that every tile has full size.
+    the last tile of an axis is shifted inward, so that every tile has full size. Between tiles only two strips are
+    kept: what a tile shares with the next one, and what its row shares with the row below.
 
     Args:
         fn: restores a tile; it may run elsewhere and return its result from there.
-        lq: float `b c h w`, on the CPU: only tiles leave it.
+        lq: `b c h w`, a tensor on the CPU or an array: only tiles leave it.
         scale: enlargement of `fn`.
         tile: side of a tile in LR pixels; 0 restores the image whole, as does a tile that the image fits into.
         overlap: LR pixels that neighbouring tiles share, at least; 0 <= overlap < tile.
 
-    Returns:
-        float32 `b c h*scale w*scale`, on the CPU.
+    Yields:
+        top and left in pixels of the result, and float32 `b c height width` on the CPU; together the blocks cover
+        the result once.
 
     Raises:
         ValueError: tile or overlap out of range.
     """
+    check_tile(tile, overlap)
     h, w = lq.shape[-2:]
+    if tile == 0 or (h <= tile and w <= tile):
+        yield 0, 0, fn(lq).float().cpu()
+        return
+    columns = list(tile_weights(w, tile, overlap, scale))
+    above = torch.zeros(*lq.shape[:2], 0, w * scale)
+    for (top, weight_y), rows in _with_finished(list(tile_weights(h, tile, overlap, scale)), scale):
+        below = torch.empty(*lq.shape[:2], len(weight_y) - rows, w * scale)
+        shared = torch.zeros(*lq.shape[:2], len(weight_y), 0)
+        for (left, weight_x), width in _with_finished(columns, scale):
+            restored = fn(lq[..., top : top + tile, left : left + tile]).float().cpu()
+            blended = restored * weight_y[:, None] * weight_x
+            blended[..., : shared.shape[-1]] += shared
+            finished, shared = blended[..., :width], blended[..., width:]
+            across = slice(left * scale, left * scale + width)
+            finished[..., : above.shape[-2], :] += above[..., across]
+            below[..., across] = finished[..., rows:, :]
+            yield top * scale, left * scale, finished[..., :rows, :]
+        above = below
+
+
+def check_tile(tile: int, overlap: int) -> None:
+    """Raises ValueError for a tile or an overlap out of range."""
     if tile < 0 or (tile and not 0 <= overlap < tile):
         raise ValueError(f"tile must be 0 or more and overlap lie in 0..tile-1, got tile {tile}, overlap {overlap}")
-    if tile == 0 or (h <= tile and w <= tile):
-        return fn(lq).float().cpu()
-    sr = torch.zeros(*lq.shape[:2], h * scale, w * scale)
-    columns = list(tile_weights(w, tile, overlap, scale))
-    for top, weight_y in tile_weights(h, tile, overlap, scale):
-        for left, weight_x in columns:
-            restored = fn(lq[..., top : top + tile, left : left + tile]).float().cpu()
-            height, width = restored.shape[-2:]
-            region = sr[..., top * scale : top * scale + height, left * scale : left * scale + width]
-            region += restored * weight_y[:, None] * weight_x
-    return sr
+
+
+def _with_finished(tiles: list[tuple[int, Tensor]], scale: int) -> Iterator[tuple[tuple[int, Tensor], int]]:
+    """Each tile of an axis with the restored pixels at its start that no later tile reaches."""
+    for (start, weight), (following, _) in pairwise(tiles):
+        yield (start, weight), (following - start) * scale
+    yield tiles[-1], len(tiles[-1][1])
 
 
 def tile_weights(length: int, tile: int, overlap: int, scale: int) -> Iterator[tuple[int, Tensor]]:
@@ -106,8 +175,12 @@ def _trapezoid(size: int, ramp_in: int, ramp_out: int) -> Tensor:
 
 def to_tensor(rgb: NDArray[Any]) -> Tensor:
     """uint8 or uint16 `h w 3` -> float32 `1 3 h w` in [0, 1]."""
-    samples = torch.from_numpy(rgb.astype(np.float32) / np.iinfo(rgb.dtype).max)
-    return samples.permute(2, 0, 1)[None].contiguous()
+    return _to_float(rgb.transpose(2, 0, 1)[None])
+
+
+def _to_float(samples: NDArray[Any]) -> Tensor:
+    """uint8 or uint16 `b 3 h w` -> float32 in [0, 1]."""
+    return torch.from_numpy(samples.astype(np.float32, order="C") / np.iinfo(samples.dtype).max)
 
 
 def to_samples(sr: Tensor, dtype: np.dtype[Any]) -> NDArray[Any]:
