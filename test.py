@@ -3,11 +3,14 @@
     python test.py --test_dir DIV2K_test_LR_bicubic/X4 --save_dir results            # the submission: x8 ensemble, fp32
     python test.py --test_dir my_photographs --save_dir results --ensemble 1         # eight times faster
 
+    torchrun --standalone --nproc_per_node 8 test.py --test_dir my_photographs --save_dir results       # eight GPUs
+
 Writes `save_dir/08_HATFreq/test/*.png` (and `valid/` for --valid_dir) with a record of how they were made. The same
-command goes on where a run was stopped.
+command goes on where a run was stopped. Several processes share a folder's images out by their pixels.
 """
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -55,12 +58,13 @@ def run(
     mode: str,
     device: torch.device,
 ) -> None:
-    """Restore one folder and print the time it took, with reading and writing."""
+    """Restore one folder; the first process prints the time it took, with reading and writing."""
     start = time.perf_counter()
     model_func(
         model_dir=model_dir, input_path=data_dir, output_path=str(Path(save_dir) / model_name / mode), device=device
     )
-    print(f"Model {model_name} runtime (Including I/O): {1000 * (time.perf_counter() - start):.1f} ms")
+    if os.environ.get("RANK", "0") == "0":
+        print(f"Model {model_name} runtime (Including I/O): {1000 * (time.perf_counter() - start):.1f} ms")
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -108,18 +112,20 @@ def tile_size(text: str) -> int | None:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device that a name stands for.
+    """The device that a name stands for; under torchrun, `auto` and `cuda` are the GPU of this process.
 
     Raises:
-        ValueError: not a device, or CUDA where there is none.
+        ValueError: not a device, or CUDA where there is none, or fewer GPUs than processes.
     """
+    from models.team08_HATFreq.processes import own_device
+
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name) if name.split(":")[0] in ("cpu", "cuda") else None
-    if device is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.split(":")[0] not in ("cpu", "cuda"):
         raise ValueError(f"--device must be auto, cpu, cuda or cuda:N, got {name!r}")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"--device {name}: PyTorch sees {torch.cuda.device_count()} CUDA devices; use --device cpu")
+    device, count = own_device(torch.device(name)), torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise ValueError(f"--device {device}: PyTorch sees {count} CUDA devices; use --device cpu, or fewer processes")
     return device
 
 

@@ -17,7 +17,6 @@ from torch import nn
 from models.team08_HATFreq import PRESETS, HATFreq, override
 from models.team08_HATFreq.images import read_picture, read_rgb, write_png
 from models.team08_HATFreq.io import NetworkRestorer, RestorationError, output_names, restore_folder
-from models.team08_HATFreq.memory import available_memory, choose_tile
 from models.team08_HATFreq.restore import self_ensemble, to_samples, to_tensor
 from models.team08_HATFreq.weights import save_weights
 from utils.resize import imresize
@@ -311,19 +310,6 @@ def test_bf16_is_close_to_fp32() -> None:
 def test_unusable_settings_are_refused(options: dict, text: str) -> None:
     with pytest.raises(RestorationError, match=text):
         network_restorer(**options)
-
-
-def test_the_tile_follows_from_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    cpu, base = torch.device("cpu"), PRESETS["base"]
-    assert available_memory(cpu) > 2**20
-    monkeypatch.setattr("models.team08_HATFreq.memory.available_memory", lambda device: 8 * 2**30)
-    assert choose_tile(base, 352, 512, cpu, "fp32") == 0
-    tile = choose_tile(base, 1356, 2040, cpu, "fp32")
-    assert tile % 16 == 0 and 352 <= tile < 512
-    assert choose_tile(base, 1356, 2040, cpu, "bf16") > tile
-    assert choose_tile(PRESETS["light"], 1356, 2040, cpu, "fp32") > 2 * tile
-    monkeypatch.setattr("models.team08_HATFreq.memory.available_memory", lambda device: 2**20)
-    assert choose_tile(base, 1356, 2040, cpu, "fp32") == 64
 
 
 @pytest.mark.gpu

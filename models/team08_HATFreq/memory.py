@@ -1,51 +1,137 @@
-"""How much memory a forward pass takes, how much there is, and the largest tile that fits."""
+"""How much memory a forward pass takes, how much there is, and the largest tile that fits.
 
-import math
+The first is a straight line in the number of pixels for each device, preset and precision. The lines stand in
+memory_table.json, which `benchmarks/memory_table.py` measures and writes.
+"""
+
+import json
 import os
 import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from .network import HATConfig
+from .weights import preset_of
 
-# Bytes of a forward pass for each LR pixel and channel: as much as the most that benchmarks/forward_memory.py has
-# measured on a CPU in fp32, from 96x96 to 768x768 (69 to 120 for `light`, 103 to 144 for `base`); bf16: 0.65 to 0.67.
-BYTES_PER_CHANNEL = 144
-BF16_SHARE = 0.7
-USABLE = 0.6  # of what is free: the rest is for the images themselves and for fragmentation
+TABLE = Path(__file__).with_name("memory_table.json")
+USABLE = 0.8  # of what is free: the rest is for fragmentation, other programs, and machines that need more
 MULTIPLE = 16
 SMALLEST = 64
+# On the CPU a larger tile is no faster and changes the result little, and memory is shared with all other programs.
+LARGEST = {"cpu": 512, "cuda": 2**16}
 UNKNOWN = 2 * 2**30  # bytes taken for free where the system does not tell
+CGROUP = Path("/sys/fs/cgroup")
 
 
-def choose_tile(config: HATConfig, height: int, width: int, device: torch.device, precision: str) -> int:
-    """The largest tile that should fit into free memory, in LR pixels; 0 for the whole image.
+@dataclass(frozen=True)
+class Work:
+    """How tiles are restored, which decides what they take.
+
+    Attributes:
+        config: shape of the network.
+        device: `cpu` or `cuda`.
+        precision: `fp32` or `bf16`.
+        ensemble: 8 for the self-ensemble, which holds a sum beside each pass.
+    """
+
+    config: HATConfig
+    device: str = "cpu"
+    precision: str = "fp32"
+    ensemble: int = 1
+
+    def bytes_for(self, height: int, width: int) -> int:
+        """Bytes that restoring a tile of LR pixels adds, at most, to what the process or the GPU holds."""
+        window, scale = self.config.window_size, self.config.scale
+        pixels = _rounded_up(height, window) * _rounded_up(width, window)
+        fixed, per_pixel = _line(self.config, self.device, self.precision)
+        sums = 4 * 3 * scale**2 * pixels if self.ensemble == 8 else 0
+        return int(fixed + per_pixel * pixels + sums)
+
+
+def choose_tile(work: Work, height: int, width: int, overlap: int, free: int) -> int:
+    """The largest tile that fits into memory, evened out: as few tiles as possible, none larger than they need be.
 
     Args:
-        config: shape of the network.
+        work: how the tiles are restored.
         height, width: of the LR image.
-        device: where the network runs.
-        precision: `fp32` or `bf16`.
+        overlap: LR pixels that tiles share.
+        free: bytes that may be taken.
+
+    Returns:
+        Side in LR pixels, a multiple of 16; 0 to leave the image whole.
     """
-    share = BF16_SHARE if precision == "bf16" else 1.0
-    pixels = USABLE * available_memory(device) / (BYTES_PER_CHANNEL * config.embed_dim * share)
-    if height * width <= pixels:
+    most = LARGEST[work.device]
+
+    def fits(h: int, w: int) -> bool:
+        return h * w <= most**2 and work.bytes_for(h, w) <= USABLE * free
+
+    if fits(height, width):
         return 0
-    side = int(math.sqrt(pixels))
-    return max(SMALLEST, side - side % MULTIPLE)
+    sides = range(SMALLEST, min(most, max(height, width)) + 1, MULTIPLE)
+    largest = max((side for side in sides if fits(min(side, height), min(side, width))), default=SMALLEST)
+    even = max(_even(length, largest, min(overlap, largest // 2)) for length in (height, width))
+    return max(SMALLEST, min(largest, _rounded_up(even, MULTIPLE)))
+
+
+def _line(config: HATConfig, device: str, precision: str) -> tuple[float, float]:
+    """Fixed bytes and bytes a pixel; for a shape that is no preset, the most that any preset needs for its width."""
+    presets = read_table()[device]
+    name = preset_of(config).split(" ")[0]
+    if name in presets:
+        return presets[name][precision]["fixed"], presets[name][precision]["per_pixel"]
+    entries = [preset[precision] for preset in presets.values()]
+    per_channel = max(entry["per_pixel"] / entry["channels"] for entry in entries)
+    return max(entry["fixed"] for entry in entries), per_channel * config.embed_dim
+
+
+@cache
+def read_table() -> dict[str, Any]:
+    """device -> preset -> precision -> `fixed`, `per_pixel`, `channels` and where they come from."""
+    return json.loads(TABLE.read_text())["lines"]
+
+
+def _even(length: int, tile: int, overlap: int) -> int:
+    """The smallest tile that covers an axis in as many tiles as `tile` does."""
+    if length <= tile:
+        return length
+    count = -(-(length - overlap) // (tile - overlap))
+    return -(-(length + (count - 1) * overlap) // count)
+
+
+def _rounded_up(length: int, multiple: int) -> int:
+    return length + -length % multiple
 
 
 def available_memory(device: torch.device) -> int:
-    """Bytes that can still be taken: free on the GPU and in PyTorch's cache, or available to the process on the CPU."""
+    """Bytes that can still be taken: free on the GPU and in PyTorch's cache, or available to the process on the CPU.
+
+    On the CPU the processes that torchrun has started share them.
+    """
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + cached
     try:
         with open("/proc/meminfo") as file:
             lines = dict(line.split(":", 1) for line in file)
-        return int(lines["MemAvailable"].split()[0]) * 1024
+        free = int(lines["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
-        return _free_pages()
+        free = _free_pages()
+    left = _left_in_container()
+    return (free if left is None else min(free, left)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
+def _left_in_container() -> int | None:
+    """What a container's limit leaves (Linux control groups, version 2); None where there is no limit."""
+    try:
+        limit, used = (int((CGROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
+        stat = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+        return max(0, limit - used + int(stat["inactive_file"]))  # files kept in memory give way
+    except (OSError, KeyError, ValueError):  # "max" is no number: no limit
+        return None
 
 
 def _free_pages() -> int:
