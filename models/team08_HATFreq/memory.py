@@ -77,6 +77,7 @@ def choose_tile(work: Work, height: int, width: int, overlap: int, free: int) ->
     return max(SMALLEST, min(largest, _rounded_up(even, MULTIPLE)))
 
 
+@cache
 def _line(config: HATConfig, device: str, precision: str) -> tuple[float, float]:
     """Fixed bytes and bytes a pixel; for a shape that is no preset, the most that any preset needs for its width."""
     presets = read_table()[device]

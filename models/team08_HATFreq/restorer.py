@@ -92,7 +92,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that memory ran out, on a GPU or on the CPU."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return any(text in str(error) for text in ("not enough memory", "out of memory", "can't allocate memory"))
+    # The last is all that oneDNN, which computes the CPU's convolutions, says when it gets no memory.
+    texts = ("not enough memory", "out of memory", "can't allocate memory", "could not create a primitive")
+    return any(text in str(error) for text in texts)
 
 
 def smaller_tile(tile: int, longest: int, message: str) -> int:
