@@ -35,7 +35,7 @@ class Work:
         config: shape of the network.
         device: `cpu` or `cuda`.
         precision: `fp32` or `bf16`.
-        ensemble: 8 for the self-ensemble, which holds a sum beside each pass.
+        ensemble: 8 for the self-ensemble, which holds two sums beside each pass.
     """
 
     config: HATConfig
@@ -48,7 +48,7 @@ class Work:
         window, scale = self.config.window_size, self.config.scale
         pixels = _rounded_up(height, window) * _rounded_up(width, window)
         fixed, per_pixel = _line(self.config, self.device, self.precision)
-        sums = 4 * 3 * scale**2 * pixels if self.ensemble == 8 else 0
+        sums = 2 * 4 * 3 * scale**2 * pixels if self.ensemble == 8 else 0  # one of each orientation, float32
         return int(fixed + per_pixel * pixels + sums)
 
 

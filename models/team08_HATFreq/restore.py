@@ -5,7 +5,7 @@ Pure functions of a callable `fn`, float `b 3 h w` -> `b 3 h*scale w*scale`: not
 
 from collections.abc import Callable, Iterator
 from functools import reduce
-from itertools import pairwise, product
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,16 +23,15 @@ def self_ensemble(fn: Restorer, lq: Tensor) -> Tensor:
 
     Source: R. Timofte et al., "Seven ways to improve example-based single image super resolution", CVPR 2016.
     """
-    turned = (_restore_turned(fn, lq, *turn) for turn in product((False, True), repeat=3))
-    return reduce(torch.add, turned) / 8
+    # The sum is transposed once between the halves, not after every pass: adding across rows and columns is slow.
+    upright = reduce(torch.add, _flipped_passes(fn, lq)).mT.contiguous()
+    return reduce(torch.add, _flipped_passes(fn, lq.mT), upright).mT / 8
 
 
-def _restore_turned(fn: Restorer, lq: Tensor, transpose: bool, vertical: bool, horizontal: bool) -> Tensor:
-    """`fn` applied to one flip and transpose, which is undone on the result; float32."""
-    axes = [axis for axis, flip in ((-2, vertical), (-1, horizontal)) if flip]
-    turned = (lq.mT if transpose else lq).flip(axes).contiguous()
-    restored = fn(turned).float().flip(axes)
-    return restored.mT if transpose else restored
+def _flipped_passes(fn: Restorer, lq: Tensor) -> Iterator[Tensor]:
+    """`fn` applied to the four flips of `b c h w`, each undone on the result; float32."""
+    for axes in ((), (-1,), (-2,), (-2, -1)):
+        yield fn(lq.flip(axes).contiguous()).float().flip(axes)
 
 
 def restore_tiled(fn: Restorer, lq: Tensor, scale: int, tile: int, overlap: int) -> Tensor:
