@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -39,8 +40,18 @@ def shipped(preset: str = "light") -> HATFreq:
     return model
 
 
-def run_measured(command: list[str]) -> tuple[str, float, int]:
-    """Standard output, seconds and peak resident bytes of a Python script in a process of its own.
+@dataclass(frozen=True)
+class Run:
+    """What a process printed and took: seconds on the clock, seconds of CPU, peak resident bytes."""
+
+    text: str
+    seconds: float
+    cpu_seconds: float
+    peak: int
+
+
+def run_measured(command: list[str]) -> Run:
+    """A Python script in a process of its own.
 
     Raises:
         SystemExit: it failed.
@@ -53,7 +64,8 @@ def run_measured(command: list[str]) -> tuple[str, float, int]:
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}: {text}")
-    return text, time.perf_counter() - began, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return Run(text, time.perf_counter() - began, usage.ru_utime + usage.ru_stime, peak)
 
 
 def machine() -> str:

@@ -109,7 +109,7 @@ def restore_blocks(
     columns = list(tile_weights(w, tile, overlap, scale))
     above = torch.zeros(*lq.shape[:2], 0, w * scale)
     for (top, weight_y), rows in _with_finished(list(tile_weights(h, tile, overlap, scale)), scale):
-        below = torch.empty(*lq.shape[:2], len(weight_y) - rows, w * scale)
+        below = _strip_like(above, len(weight_y) - rows)
         shared = torch.zeros(*lq.shape[:2], len(weight_y), 0)
         for (left, weight_x), width in _with_finished(columns, scale):
             restored = fn(lq[..., top : top + tile, left : left + tile]).float().cpu()
@@ -121,6 +121,11 @@ def restore_blocks(
             below[..., across] = finished[..., rows:, :]
             yield top * scale, left * scale, finished[..., :rows, :]
         above = below
+
+
+def _strip_like(above: Tensor, height: int) -> Tensor:
+    """`above` itself where it has the height, as each of its columns is used up before it is needed anew."""
+    return above if above.shape[-2] == height else above.new_empty(*above.shape[:2], height, above.shape[-1])
 
 
 def check_tile(tile: int, overlap: int) -> None:
