@@ -176,7 +176,7 @@ class WindowAttention(nn.Module):
         return self._wrap([self._wrap(columns, 2) for columns in rows], 1)
 
     def _unwrap(self, x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-        """The windows of an axis that lie inside the image (maybe none), and the last one, which goes on at its start."""
+        """The shifted windows of an axis that lie inside the image (maybe none), and the one that wraps around."""
         rest = self.window - self.shift
         inner = x.narrow(axis, self.shift, x.shape[axis] - self.window)
         return inner, torch.cat([x.narrow(axis, -rest, rest), x.narrow(axis, 0, self.shift)], dim=axis)

@@ -29,9 +29,9 @@ from .attention import (
     OverlappingAttention,
     WindowAttention,
     overlapping_index,
-    position_bias,
     pad_heads,
     pad_inputs,
+    position_bias,
     self_attention_index,
 )
 from .frequency import FREQUENCY_MODES, FrequencyFusion, FrequencyMode
