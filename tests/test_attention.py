@@ -11,7 +11,10 @@ from models.team08_HATFreq.attention import (
     attend,
     merge,
     overlapping_index,
+    pad_heads,
+    pad_inputs,
     partition,
+    position_bias,
     self_attention_index,
     shift_masks,
 )
@@ -170,3 +173,21 @@ def test_fused_equals_plain_on_cuda_with_gradients(dtype: torch.dtype) -> None:
             results.append([out, *torch.autograd.grad((out * weight).sum(), [q, k, v, bias])])
         for a, b in zip(*results, strict=True):
             assert ((a - b).norm() / b.norm()).item() < tolerance
+
+
+def test_position_bias_looks_every_pair_up_with_its_gradient() -> None:
+    table = torch.randn(49, 3, requires_grad=True)
+    index, weight = self_attention_index(4), torch.randn(3, 16, 16)
+    bias = position_bias(table, index)
+    assert torch.equal(bias, table[index].permute(2, 0, 1))
+    (gradient,) = torch.autograd.grad((bias * weight).sum(), table)
+    (expected,) = torch.autograd.grad((table[index].permute(2, 0, 1) * weight).sum(), table)
+    torch.testing.assert_close(gradient, expected)
+
+
+def test_padded_heads_golden() -> None:
+    weight = torch.arange(1.0, 11).view(10, 1)  # two heads of five rows
+    padded = pad_heads(weight, 2)
+    assert padded.flatten().tolist() == [1, 2, 3, 4, 5, 0, 0, 0, 6, 7, 8, 9, 10, 0, 0, 0]
+    assert torch.equal(pad_inputs(weight.t(), 2), padded.t())
+    assert torch.equal(pad_heads(torch.ones(16), 2), torch.ones(16))

@@ -7,11 +7,12 @@ https://arxiv.org/abs/2103.14030).
 Changed against the reference code, with parameters and results kept (tests/test_network.py holds the parity):
 
 * one switch, `fused`: PyTorch's scaled_dot_product_attention with the position bias as its additive mask, or the plain
-  product, softmax and product. The fused kernels want a head width that is a multiple of eight, so q, k and v are
-  padded with zeros (30 -> 32 in HAT) and the scale is given explicitly: the scores are unchanged;
-* only the windows on the last row and column of a shifted grid see the shift mask, so no mask of the whole image
-  exists;
+  product, softmax and product. The fused kernels want a head width that is a multiple of eight, so every head's weights
+  are padded with zeros (30 -> 32 in HAT) and the scale is given explicitly: the scores are unchanged;
+* only the windows that wrap around the image see the shift mask, so no mask of the whole image exists, and only they
+  are copied together from opposite sides: the others are attended where they lie;
 * the overlapping keys and values are strided views of the padded image; there is no im2col;
+* on the CPU and without gradients, windows are attended a few at a time (see linear.py);
 * tensors stay `b h w c` from block to block.
 
 Vocabulary: b batch, h w height and width, c channels, gh gw the grid of windows, n query tokens of a window, m key

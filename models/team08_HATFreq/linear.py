@@ -22,9 +22,9 @@ IMAGES = 64  # oneDNN takes a 1x1 convolution of 16 images or more, on one threa
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`F.linear`: `... c` -> `... k` by the weight `k c` and the bias `k`; equal to rounding on every device."""
-    if x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
-        return F.linear(x, weight, bias)
     tokens = x.shape[:-1].numel()
+    if x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu") or not tokens:
+        return F.linear(x, weight, bias)
     images = math.gcd(tokens, IMAGES)
     pixels = x.reshape(images, tokens // images, 1, x.shape[-1]).permute(0, 3, 1, 2)
     y = F.conv2d(pixels, weight[:, :, None, None], bias)
