@@ -11,7 +11,6 @@ process's peak never falls, and the cases take turns; the table holds the median
 
 import argparse
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import train
+from benchmarks.reference import held, reference_hat, synchronise
 from benchmarks.results_file import publish
 from models.team08_HATFreq import PRESETS
 from training.config import TrainConfig
@@ -91,12 +91,7 @@ def our_step(case: Case, batch: int, patch: int, device: torch.device) -> Callab
 
 def reference_step(case: Case, batch: int, patch: int, device: torch.device) -> Callable[[], object]:
     """A plain loop's step of spandrel's HAT."""
-    from spandrel.architectures.HAT import HAT
-
-    shape = PRESETS[case.preset]
-    names = ("embed_dim", "depths", "num_heads", "window_size", "compress_ratio", "squeeze_factor", "conv_scale")
-    more = ("overlap_ratio", "mlp_ratio", "drop_path_rate", "num_feat")
-    model = HAT(upscale=4, **{name: getattr(shape, name) for name in (*names, *more)}).to(device).train()
+    model = reference_hat(PRESETS[case.preset]).to(device).train()
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-4)
     lq, gt = (torch.rand(batch, 3, side, side, device=device) for side in (patch, 4 * patch))
 
@@ -143,19 +138,6 @@ def measure(case: Case, args: argparse.Namespace) -> tuple[float, float]:
         synchronise(device)
         times.append(time.perf_counter() - began)
     return statistics.median(times), (held(device, peak=True) - before) / 1e9
-
-
-def held(device: torch.device, peak: bool = False) -> int:
-    """Bytes in use; on the CPU, the most so far."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) if peak else torch.cuda.memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait for the GPU."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def sizes(preset: str, args: argparse.Namespace) -> tuple[int, int]:

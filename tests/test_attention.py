@@ -11,7 +11,10 @@ from models.team08_HATFreq.attention import (
     attend,
     merge,
     overlapping_index,
+    pad_heads,
+    pad_inputs,
     partition,
+    position_bias,
     self_attention_index,
     shift_masks,
 )
@@ -68,7 +71,7 @@ def test_attend_equals_its_formula(d: int, m: int) -> None:
     bias = torch.randn(2, 16, m)
     expected = torch.softmax(q.double() @ k.double().mT / d**0.5 + bias.double(), -1) @ v.double()
     for fused in (True, False):
-        torch.testing.assert_close(attend(q, k, v, bias, fused).double(), expected, rtol=0, atol=2e-6)
+        torch.testing.assert_close(attend(q, k, v, bias, fused, d**-0.5).double(), expected, rtol=0, atol=2e-6)
 
 
 def gradients(module: torch.nn.Module, inputs: list[Tensor], weight: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -108,7 +111,7 @@ def test_window_attention_fused_equals_plain(shift: int, size: tuple[int, int], 
 @pytest.mark.parametrize("overlapping", [4, 6, 8])
 def test_overlapping_attention_fused_equals_plain(size: tuple[int, int], overlapping: int, bias_trained: bool) -> None:
     torch.manual_seed(0)
-    fused, plain = (OverlappingAttention(20, 4, overlapping, 2, fused=f) for f in (True, False))
+    fused, plain = (OverlappingAttention(4, overlapping, 2, 10**-0.5, fused=f) for f in (True, False))
     qkv = torch.randn(2, *size, 60, requires_grad=True)
     bias = torch.randn(2, 16, overlapping**2, requires_grad=bias_trained)
     assert_paths_agree(fused, plain, [qkv, bias], (2, *size, 20))
@@ -123,11 +126,11 @@ def test_the_switch_and_the_trained_bias_choose_the_path(monkeypatch: pytest.Mon
     q = torch.randn(1, 2, 4, 8, requires_grad=True)
     for fused, bias_trained, expected in [(True, False, 1), (True, True, 0), (False, False, 0)]:
         calls.clear()
-        attend(q, q, q, torch.zeros(2, 4, 4, requires_grad=bias_trained), fused)
+        attend(q, q, q, torch.zeros(2, 4, 4, requires_grad=bias_trained), fused, 1.0)
         assert len(calls) == expected
     calls.clear()
     with torch.no_grad():
-        attend(q, q, q, torch.zeros(2, 4, 4, requires_grad=True), fused=True)
+        attend(q, q, q, torch.zeros(2, 4, 4, requires_grad=True), True, 1.0)
     assert len(calls) == 1
 
 
@@ -145,7 +148,7 @@ def test_shifted_attention_keeps_opposite_edges_apart() -> None:
 
 def test_overlapping_attention_sees_its_margin_and_no_further() -> None:
     torch.manual_seed(0)
-    attention = OverlappingAttention(8, 4, 6, 2)
+    attention = OverlappingAttention(4, 6, 2, 0.5)
     bias = torch.zeros(2, 16, 36)
     qkv = torch.randn(1, 8, 8, 24)
     for column, seen in [(4, True), (5, False)]:  # the first window's keys reach one pixel beyond column 3
@@ -161,12 +164,30 @@ def test_fused_equals_plain_on_cuda_with_gradients(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     tolerance = 1e-4 if dtype == torch.float32 else 3e-2
     for m in (256, 576):
-        q, k, v = (torch.randn(6, 6, n, 30, device="cuda", dtype=dtype, requires_grad=True) for n in (256, m, m))
+        q, k, v = (torch.randn(6, 6, n, 32, device="cuda", dtype=dtype, requires_grad=True) for n in (256, m, m))
         bias = torch.randn(6, 256, m, device="cuda", requires_grad=True)
-        weight = torch.randn(6, 6, 256, 30, device="cuda", dtype=dtype)
+        weight = torch.randn(6, 6, 256, 32, device="cuda", dtype=dtype)
         results = []
         for fused in (True, False):
-            out = attend(q, k, v, bias, fused)
+            out = attend(q, k, v, bias, fused, 30**-0.5)
             results.append([out, *torch.autograd.grad((out * weight).sum(), [q, k, v, bias])])
         for a, b in zip(*results, strict=True):
             assert ((a - b).norm() / b.norm()).item() < tolerance
+
+
+def test_position_bias_looks_every_pair_up_with_its_gradient() -> None:
+    table = torch.randn(49, 3, requires_grad=True)
+    index, weight = self_attention_index(4), torch.randn(3, 16, 16)
+    bias = position_bias(table, index)
+    assert torch.equal(bias, table[index].permute(2, 0, 1))
+    (gradient,) = torch.autograd.grad((bias * weight).sum(), table)
+    (expected,) = torch.autograd.grad((table[index].permute(2, 0, 1) * weight).sum(), table)
+    torch.testing.assert_close(gradient, expected)
+
+
+def test_padded_heads_golden() -> None:
+    weight = torch.arange(1.0, 11).view(10, 1)  # two heads of five rows
+    padded = pad_heads(weight, 2)
+    assert padded.flatten().tolist() == [1, 2, 3, 4, 5, 0, 0, 0, 6, 7, 8, 9, 10, 0, 0, 0]
+    assert torch.equal(pad_inputs(weight.t(), 2), padded.t())
+    assert torch.equal(pad_heads(torch.ones(16), 2), torch.ones(16))

@@ -315,3 +315,28 @@ def test_cuda_equals_the_cpu_and_bf16_is_close() -> None:
         assert (model(lq).cpu() - expected).abs().max() < 1e-4
         with torch.autocast("cuda", torch.bfloat16):
             assert (model(lq).float().cpu() - expected).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("changes", [{}, {"window_size": 8, "depths": (3,)}, {"upsampler": "pixelshuffledirect"}])
+def test_pieces_equal_the_whole(changes: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = HATFreq(override(TINY, changes)).eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    lq = torch.rand(2, 3, 37, 50)
+    whole = model(lq).detach()  # with gradients, all at once
+    for piece in (1, 100, 10**6):
+        monkeypatch.setattr("models.team08_HATFreq.linear.PIECE", piece)
+        monkeypatch.setattr("models.team08_HATFreq.attention.PIECE", piece)
+        with torch.no_grad():
+            torch.testing.assert_close(model(lq), whole, rtol=0, atol=1e-5)
+        with torch.inference_mode():
+            torch.testing.assert_close(model(lq), whole, rtol=0, atol=1e-5)
+
+
+def test_a_pass_leaves_its_input_alone() -> None:
+    model, lq = HATFreq(TINY).eval(), torch.rand(1, 3, 8, 8)
+    kept = lq.clone()
+    with torch.inference_mode():
+        model(lq)
+    assert torch.equal(lq, kept)

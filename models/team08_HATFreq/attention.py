@@ -7,18 +7,18 @@ https://arxiv.org/abs/2103.14030).
 Changed against the reference code, with parameters and results kept (tests/test_network.py holds the parity):
 
 * one switch, `fused`: PyTorch's scaled_dot_product_attention with the position bias as its additive mask, or the plain
-  product, softmax and product. The fused kernels want a head width that is a multiple of eight, so q, k and v are
-  padded with zeros (30 -> 32 in HAT) and the scale is given explicitly: the scores are unchanged;
-* only the windows on the last row and column of a shifted grid see the shift mask, so no mask of the whole image
-  exists;
+  product, softmax and product. The fused kernels want a head width that is a multiple of eight, so every head's weights
+  are padded with zeros (30 -> 32 in HAT) and the scale is given explicitly: the scores are unchanged;
+* only the windows that wrap around the image see the shift mask, so no mask of the whole image exists, and only they
+  are copied together from opposite sides: the others are attended where they lie;
 * the overlapping keys and values are strided views of the padded image; there is no im2col;
+* on the CPU and without gradients, windows are attended a few at a time (see linear.py);
 * tensors stay `b h w c` from block to block.
 
 Vocabulary: b batch, h w height and width, c channels, gh gw the grid of windows, n query tokens of a window, m key
 tokens, d the width of a head.
 """
 
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -26,6 +26,8 @@ import torch.nn.functional as F
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from .linear import PIECE, Linear, in_pieces, linear
 
 MASKED = -100.0  # the reference's value: small enough to vanish in the softmax, finite in every dtype
 
@@ -52,6 +54,17 @@ def _grid(side: int) -> tuple[Tensor, Tensor]:
     """Row and column of every token of a square, each int64 `side²`."""
     token = torch.arange(side * side)
     return token // side, token % side
+
+
+def position_bias(table: Tensor, index: Tensor) -> Tensor:
+    """The bias of every (query, key) pair: table `rows heads`, index `n m` -> `heads n m`.
+
+    The two ways are equal. On the CPU indexing's backward pass is 18 times as long as gather's; on CUDA gather's would
+    add in no fixed order.
+    """
+    if table.device.type != "cpu":
+        return table[index].permute(2, 0, 1)
+    return table.t().gather(1, index.view(1, -1).expand(table.shape[1], -1)).view(-1, *index.shape)
 
 
 def shift_masks(window: int, shift: int, device: torch.device) -> Tensor:
@@ -82,27 +95,41 @@ def merge(x: Tensor, window: int) -> Tensor:
     return x.transpose(2, 3).reshape(b, gh * window, gw * window, c)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, fused: bool) -> Tensor:
-    """softmax(q kᵀ / sqrt(d) + bias) v.
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, fused: bool, scale: float) -> Tensor:
+    """softmax(q kᵀ * scale + bias) v.
 
     Args:
         q: `... heads n d`. k, v: `... heads m d`.
         bias: `heads n m`, additive, of any float dtype (it is cast to q's).
         fused: one fused kernel, or three plain steps. On the CPU, where no fused kernel gives the bias a gradient and
-            PyTorch would compose slower steps of its own, a bias in training takes the plain ones.
+            PyTorch would compose slower steps of its own, a bias in training takes the plain ones. CUDA's kernels want
+            a d that is a multiple of eight (`pad_heads`).
+        scale: 1 / sqrt(d), of the d before any padding.
 
     Returns:
         `... heads n d`.
     """
-    d, bias = q.shape[-1], bias.to(q.dtype)
+    bias = bias.to(q.dtype)
     if not fused or (q.device.type == "cpu" and bias.requires_grad and torch.is_grad_enabled()):
-        return (q * d**-0.5 @ k.transpose(-2, -1) + bias).softmax(dim=-1) @ v
-    pad = -d % 8
-    if pad:
-        q, k, v = (F.pad(t, (0, pad)) for t in (q, k, v))
+        return (q * scale @ k.transpose(-2, -1) + bias).softmax(dim=-1) @ v
     with _fused_kernels(q.device):
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None], scale=d**-0.5)
-    return out[..., :d]
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None], scale=scale)
+
+
+def pad_heads(parameter: Tensor, heads: int) -> Tensor:
+    """The output rows of a layer, with zero rows added to every head: `heads*d ...` -> `heads*D ...`.
+
+    D is d rounded up to a multiple of eight, which the fused kernels want (30 -> 32 in HAT). Scores and results stay
+    the same, and padding a weight costs less than padding queries, keys and values.
+    """
+    by_head = parameter.unflatten(0, (heads, -1))  # heads d ...
+    extra = by_head.new_zeros(heads, -by_head.shape[1] % 8, *by_head.shape[2:])
+    return torch.cat([by_head, extra], dim=1).flatten(0, 1)
+
+
+def pad_inputs(weight: Tensor, heads: int) -> Tensor:
+    """The same for the inputs of the layer that follows: `k heads*d` -> `k heads*D`."""
+    return pad_heads(weight.t(), heads).t()
 
 
 def _fused_kernels(device: torch.device) -> AbstractContextManager[None]:
@@ -130,82 +157,109 @@ class WindowAttention(nn.Module):
     def __init__(self, dim: int, window: int, num_heads: int, shift: int = 0, fused: bool = True) -> None:
         super().__init__()
         self.window, self.num_heads, self.shift, self.fused = window, num_heads, shift, fused
+        self.scale = (dim // num_heads) ** -0.5
         self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, num_heads))
         trunc_normal_(self.relative_position_bias_table, std=0.02)
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.proj = nn.Linear(dim, dim)
+        self.qkv = Linear(dim, 3 * dim)
+        self.proj = Linear(dim, dim)
 
     def forward(self, x: Tensor, index: Tensor) -> Tensor:
         """`b h w c` -> `b h w c`; index: `self_attention_index(window)`."""
-        if self.shift:
-            x = x.roll((-self.shift, -self.shift), dims=(1, 2))
-        windows = self.qkv(partition(x, self.window))  # b gh gw n 3c
-        bias = self.relative_position_bias_table[index].permute(2, 0, 1)  # heads n n
-        x = merge(self.proj(self._attend_grid(windows, bias)), self.window)
-        return x.roll((self.shift, self.shift), dims=(1, 2)) if self.shift else x
-
-    def _attend_grid(self, qkv: Tensor, bias: Tensor) -> Tensor:
-        """`b gh gw n 3c` -> `b gh gw n c`, the windows that share a mask at once."""
+        bias = position_bias(self.relative_position_bias_table, index)  # heads n n
+        project = self._projections()
         if not self.shift:
-            return self._attend_windows(qkv, bias)
-        masks = shift_masks(self.window, self.shift, qkv.device)
+            return self._attend(x, bias, project)
+        masks = shift_masks(self.window, self.shift, x.device)
         rows = [
-            torch.cat(
-                [self._attend_windows(qkv[:, r, c], bias + masks[i, j]) for j, c in _inner_and_last(qkv, 2)], dim=2
-            )
-            for i, r in _inner_and_last(qkv, 1)
+            [self._attend(part, bias + masks[i, j], project) for j, part in enumerate(self._unwrap(band, 2))]
+            for i, band in enumerate(self._unwrap(x, 1))
         ]
-        return torch.cat(rows, dim=1)
+        return self._wrap([self._wrap(columns, 2) for columns in rows], 1)
 
-    def _attend_windows(self, qkv: Tensor, bias: Tensor) -> Tensor:
-        b, gh, gw, n, c3 = qkv.shape
-        qkv = qkv.reshape(b * gh * gw, n, 3, self.num_heads, c3 // 3 // self.num_heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (b gh gw) heads n d
-        out = attend(q, k, v, bias, self.fused)
-        return out.transpose(1, 2).reshape(b, gh, gw, n, c3 // 3)
+    def _unwrap(self, x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+        """The shifted windows of an axis that lie inside the image (maybe none), and the one that wraps around."""
+        rest = self.window - self.shift
+        inner = x.narrow(axis, self.shift, x.shape[axis] - self.window)
+        return inner, torch.cat([x.narrow(axis, -rest, rest), x.narrow(axis, 0, self.shift)], dim=axis)
 
+    def _wrap(self, parts: list[Tensor], axis: int) -> Tensor:
+        """The inverse of `_unwrap`."""
+        inner, last = parts
+        end, start = last.split([self.window - self.shift, self.shift], dim=axis)
+        return torch.cat([start, inner, end], dim=axis)
 
-def _inner_and_last(grid: Tensor, axis: int) -> Iterator[tuple[int, slice]]:
-    """The windows before the last one of an axis (if any) and the last one, numbered 0 and 1."""
-    if grid.shape[axis] > 1:
-        yield 0, slice(0, -1)
-    yield 1, slice(-1, None)
+    def _projections(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The weight and bias before the attention and the weight after it, with every head padded."""
+        if not self.fused:
+            return self.qkv.weight, self.qkv.bias, self.proj.weight
+        heads = self.num_heads
+        return (
+            pad_heads(self.qkv.weight, 3 * heads),
+            pad_heads(self.qkv.bias, 3 * heads),
+            pad_inputs(self.proj.weight, heads),
+        )
+
+    def _attend(self, x: Tensor, bias: Tensor, project: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """`b h w c` -> `b h w c`: every window attends to itself."""
+        if not x.numel():  # a grid of one row or column has no inner windows
+            return x
+        into, into_bias, out_of = project
+
+        def attend_windows(windows: Tensor) -> Tensor:  # nw n c
+            qkv = linear(windows, into, into_bias).unflatten(-1, (3, self.num_heads, -1))  # nw n 3 heads d
+            q, k, v = qkv.permute(2, 0, 3, 1, 4)
+            out = attend(q, k, v, bias, self.fused, self.scale).transpose(1, 2).flatten(2)
+            return linear(out, out_of, self.proj.bias)
+
+        windows = partition(x, self.window)
+        return merge(in_pieces(attend_windows, windows.flatten(0, 2)).view(windows.shape), self.window)
 
 
 class OverlappingAttention(nn.Module):
     """Attention of each window's queries to the keys of a larger window around it: the core of HAT's OCAB.
 
     Args:
-        dim: channels c, a multiple of num_heads.
         window: side of a query window in tokens.
         overlapping: side of a key window, `window` plus an even number; zeros lie outside the image.
         num_heads: attention heads.
+        scale: of the scores.
         fused: the fused kernel or the plain steps.
 
     It holds no parameters: HAT keeps them one level higher (`OCAB`), and so do its checkpoints.
     """
 
-    def __init__(self, dim: int, window: int, overlapping: int, num_heads: int, fused: bool = True) -> None:
+    def __init__(self, window: int, overlapping: int, num_heads: int, scale: float, fused: bool = True) -> None:
         super().__init__()
-        self.dim, self.window, self.overlapping = dim, window, overlapping
-        self.num_heads, self.fused = num_heads, fused
+        self.window, self.overlapping, self.margin = window, overlapping, (overlapping - window) // 2
+        self.num_heads, self.scale, self.fused = num_heads, scale, fused
 
     def forward(self, qkv: Tensor, bias: Tensor) -> Tensor:
         """qkv `b h w 3c`, bias `heads n m` -> `b h w c`."""
-        q, kv = qkv.split([self.dim, 2 * self.dim], dim=-1)
-        q = partition(q, self.window)
-        b, gh, gw, n, c = q.shape
-        q = q.view(b * gh * gw, n, self.num_heads, c // self.num_heads).transpose(1, 2)
-        k, v = self._overlapping_windows(kv)
-        out = attend(q, k, v, bias, self.fused)  # (b gh gw) heads n d
-        return merge(out.transpose(1, 2).reshape(b, gh, gw, n, c), self.window)
+        q, kv = qkv.tensor_split((qkv.shape[-1] // 3,), dim=-1)
+        height, margin = q.shape[1], self.margin
+        rows = self._rows_at_once(q)
+        bands = []
+        for top in range(0, height, rows):
+            bottom = min(top + rows, height)
+            around = kv[:, max(0, top - margin) : bottom + margin]
+            beyond = (max(0, margin - top), max(0, bottom + margin - height))
+            around = F.pad(around, (0, 0, margin, margin, *beyond))
+            bands.append(self._attend(q[:, top:bottom], around, bias))
+        return torch.cat(bands, dim=1)
 
-    def _overlapping_windows(self, kv: Tensor) -> tuple[Tensor, Tensor]:
-        """`b h w 2c` -> k, v, each `(b gh gw) heads m d`."""
-        margin = (self.overlapping - self.window) // 2
-        kv = F.pad(kv, (0, 0, margin, margin, margin, margin))
-        kv = kv.unfold(1, self.overlapping, self.window).unfold(2, self.overlapping, self.window)
-        b, gh, gw, c2, _, _ = kv.shape  # b gh gw 2c overlapping overlapping
-        kv = kv.reshape(b * gh * gw, 2, self.num_heads, c2 // 2 // self.num_heads, self.overlapping**2)
-        k, v = kv.transpose(-2, -1).contiguous().unbind(1)
-        return k, v
+    def _rows_at_once(self, q: Tensor) -> int:
+        """Rows of pixels that are attended together: few on the CPU without gradients, else all (see `in_pieces`)."""
+        _, height, width, _ = q.shape
+        if q.device.type != "cpu" or torch.is_grad_enabled():
+            return height
+        return self.window * max(1, PIECE * torch.get_num_threads() // (self.window * width))
+
+    def _attend(self, q: Tensor, kv: Tensor, bias: Tensor) -> Tensor:
+        """q `b h w c`, kv `b h+2*margin w+2*margin 2c` -> `b h w c`."""
+        q = partition(q, self.window)
+        windows = kv.unfold(1, self.overlapping, self.window).unfold(2, self.overlapping, self.window)
+        windows = windows.permute(0, 1, 2, 4, 5, 3).flatten(3, 4).flatten(0, 2)  # nw m 2c
+        k, v = windows.unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # each nw heads m d
+        heads = q.flatten(0, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # nw heads n d
+        out = attend(heads, k, v, bias, self.fused, self.scale)
+        return merge(out.transpose(1, 2).reshape(q.shape), self.window)

@@ -21,12 +21,21 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, Mlp, trunc_normal_
+from timm.layers import DropPath, trunc_normal_
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .attention import OverlappingAttention, WindowAttention, overlapping_index, self_attention_index
+from .attention import (
+    OverlappingAttention,
+    WindowAttention,
+    overlapping_index,
+    pad_heads,
+    pad_inputs,
+    position_bias,
+    self_attention_index,
+)
 from .frequency import FREQUENCY_MODES, FrequencyFusion, FrequencyMode
+from .linear import Linear, Mlp, linear
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K, in [0, 1]; fixed in HAT and in its checkpoints
 
@@ -102,6 +111,11 @@ class HATConfig:
         """Side of the key windows of the overlapping attention."""
         return self.window_size + int(self.window_size * self.overlap_ratio)
 
+    @property
+    def overlapping_rows(self) -> int:
+        """Rows of its table of position biases: one for each distance of a query and a key."""
+        return (self.window_size + self.overlapping_size - 1) ** 2
+
 
 PRESETS: dict[str, HATConfig] = {
     "light": HATConfig(
@@ -172,8 +186,9 @@ class HATFreq(nn.Module):
 
     def _deep_features(self, x: Tensor) -> Tensor:
         x = self.patch_embed["norm"](x.permute(0, 2, 3, 1))  # b h w c
+        index_oca = self.relative_position_index_OCA % self.config.overlapping_rows  # some count from the end
         for layer in self.layers:
-            x = layer(x, self.relative_position_index_SA, self.relative_position_index_OCA)
+            x = layer(x, self.relative_position_index_SA, index_oca)
         return self.norm(x).permute(0, 3, 1, 2)  # b c h w
 
     def _reconstruct(self, features: Tensor, x: Tensor) -> Tensor:
@@ -246,13 +261,17 @@ class HybridAttentionBlock(nn.Module):
 
     def forward(self, x: Tensor, index: Tensor) -> Tensor:
         y = self.norm1(x)
-        convolved = self.conv_block(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        x = x + self.drop_path(self.attn(y, index)) + convolved * self.conv_scale
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        convolved, gate = self.conv_block(y.permute(0, 3, 1, 2))
+        x = torch.addcmul(x, convolved.permute(0, 2, 3, 1), gate.permute(0, 2, 3, 1), value=self.conv_scale)
+        x = add(x, self.drop_path(self.attn(y, index)))
+        return add(x, self.drop_path(self.mlp(self.norm2(x))))
 
 
 class ChannelAttentionBlock(nn.Module):
-    """CAB: two 3x3 convolutions through a bottleneck, then channel attention: `b c h w` -> `b c h w`."""
+    """CAB: two 3x3 convolutions through a bottleneck, and channel attention's gate for what they return.
+
+    `b c h w` -> `b c h w`, `b c 1 1`, to be multiplied by whoever adds them up.
+    """
 
     def __init__(self, dim: int, compress_ratio: int, squeeze_factor: int) -> None:
         super().__init__()
@@ -263,12 +282,14 @@ class ChannelAttentionBlock(nn.Module):
             ChannelAttention(dim, squeeze_factor),
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.cab(x)
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        narrow, activation, wide, attention = self.cab
+        convolved = wide(activation(narrow(x)))
+        return convolved, attention(convolved)
 
 
 class ChannelAttention(nn.Module):
-    """Weighs channels by a gate computed from their means over the whole image: `b c h w` -> `b c h w`.
+    """A gate for every channel, from the channels' means over the whole image: `b c h w` -> `b c 1 1`.
 
     The means make a tile's result depend slightly on the tile: figures state the tile size.
     """
@@ -281,7 +302,7 @@ class ChannelAttention(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.attention(x)
+        return self.attention(x)
 
 
 class OverlappingAttentionBlock(nn.Module):
@@ -291,18 +312,32 @@ class OverlappingAttentionBlock(nn.Module):
         super().__init__()
         dim, window, overlapping = config.embed_dim, config.window_size, config.overlapping_size
         self.norm1 = nn.LayerNorm(dim)
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.attention = OverlappingAttention(dim, window, overlapping, num_heads, config.fused_attention)
-        self.relative_position_bias_table = nn.Parameter(torch.empty((window + overlapping - 1) ** 2, num_heads))
+        self.qkv = Linear(dim, 3 * dim)
+        self.num_heads, self.fused = num_heads, config.fused_attention
+        scale = (dim // num_heads) ** -0.5
+        self.attention = OverlappingAttention(window, overlapping, num_heads, scale, self.fused)
+        self.relative_position_bias_table = nn.Parameter(torch.empty(config.overlapping_rows, num_heads))
         trunc_normal_(self.relative_position_bias_table, std=0.02)
-        self.proj = nn.Linear(dim, dim)
+        self.proj = Linear(dim, dim)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * config.mlp_ratio))
 
     def forward(self, x: Tensor, index: Tensor) -> Tensor:
-        bias = self.relative_position_bias_table[index].permute(2, 0, 1)  # heads n m
-        x = x + self.proj(self.attention(self.qkv(self.norm1(x)), bias))
-        return x + self.mlp(self.norm2(x))
+        bias = position_bias(self.relative_position_bias_table, index)  # heads n m
+        x = x + self._attend(self.norm1(x), bias)
+        return add(x, self.mlp(self.norm2(x)))
+
+    def _attend(self, x: Tensor, bias: Tensor) -> Tensor:
+        if not self.fused:
+            return self.proj(self.attention(self.qkv(x), bias))
+        heads = self.num_heads
+        qkv = linear(x, pad_heads(self.qkv.weight, 3 * heads), pad_heads(self.qkv.bias, 3 * heads))
+        return linear(self.attention(qkv, bias), pad_inputs(self.proj.weight, heads), self.proj.bias)
+
+
+def add(x: Tensor, y: Tensor) -> Tensor:
+    """x + y; without gradients in place of x, which must be the caller's own: no fresh memory to be cleared."""
+    return x + y if torch.is_grad_enabled() else x.add_(y)
 
 
 def pixelshuffle(scale: int, num_feat: int) -> nn.Sequential:

@@ -1,0 +1,31 @@
+"""What the benchmarks measure against and by: spandrel's HAT, and a device's clock and memory."""
+
+import resource
+
+import torch
+from torch import nn
+
+from models.team08_HATFreq import HATConfig
+
+SHAPE = ("embed_dim", "depths", "num_heads", "window_size", "compress_ratio", "squeeze_factor", "conv_scale")
+SHAPE += ("overlap_ratio", "mlp_ratio", "drop_path_rate", "num_feat")
+
+
+def reference_hat(config: HATConfig) -> nn.Module:
+    """The reference HAT of a shape (`pip install spandrel`); it has HAT's upsampler and no frequency blocks."""
+    from spandrel.architectures.HAT import HAT
+
+    return HAT(upscale=config.scale, **{name: getattr(config, name) for name in SHAPE})
+
+
+def held(device: torch.device, peak: bool = False) -> int:
+    """Bytes in use; on the CPU, the most so far."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) if peak else torch.cuda.memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for the GPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
