@@ -124,6 +124,7 @@ def trained(args: argparse.Namespace, variant: str, seed: int, sets: dict[str, l
 def write_start(args: argparse.Namespace, seed: int, path: Path) -> None:
     """Write the weights that all variants of a seed start from: those of `none`; fresh modules add nothing to them."""
     torch.manual_seed(seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
     save_weights(network(args, "none"), path, {"seed": str(seed)})
 
 
