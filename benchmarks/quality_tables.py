@@ -1,6 +1,7 @@
 """The tables, the CSV file and the picture of benchmarks/quality.py."""
 
 import csv
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +62,7 @@ def draw(path: Path, figures: Sequence[Figures]) -> None:
     timed = [one for one in figures if one.seconds and "PSNR" in one.means]
     names = list(dict.fromkeys(one.set for one in timed))
     if not names:
+        print(f"no picture {path.name}: nothing has been timed", file=sys.stderr)
         return
     figure = Figure(figsize=(4.6 * len(names), 4.2), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
