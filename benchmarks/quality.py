@@ -16,6 +16,7 @@ set, the methods taking turns; they are measured again, all together, when a met
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import time
@@ -232,7 +233,8 @@ def setting(bench: Bench) -> str:
     counts = ", ".join(f"{name} {len(pairs)}" for name, pairs in bench.sets.items())
     return " ".join(
         [
-            f"Means over the images ({counts}); whole images, fp32, one thread on the CPU, torch {torch.__version__}.",
+            f"Means over the images ({counts}); whole images, fp32, one thread of {os.cpu_count()} cores, no GPU, "
+            f"torch {torch.__version__}.",
             "PSNR and SSIM on Y, 4 pixels of border left out; LPIPS (AlexNet) and NIQE by pyiqa: lower is better.",
             timed,
             *remarks,
