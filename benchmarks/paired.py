@@ -62,7 +62,7 @@ def verdict(subject: str, other: str, difference: Difference) -> str:
     )
     if not difference.direction:
         return f"{subject} against {other}: no effect, {figures}: the interval holds 0."
-    return f"{subject} {'beats' if difference.direction > 0 else 'loses to'} {other}: {figures}."
+    return f"{subject} against {other}: {'better' if difference.direction > 0 else 'worse'}, {figures}."
 
 
 def draw_differences(path: Path, differences: Mapping[str, Difference], label: str) -> None:

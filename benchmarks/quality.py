@@ -16,6 +16,7 @@ set, the methods taking turns; they are measured again, all together, when a met
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import time
@@ -228,15 +229,14 @@ def setting(bench: Bench) -> str:
             f"Seconds an image: the image of median size of each set, samples to samples, median of {kept['rounds']} "
             f"rounds in which the methods took turns, in proportion to the set's mean size ({kept['measured']})."
         )
-    ours = sha256(Path(ZOO).read_bytes()).hexdigest()[:12] if ZOO.is_file() else "none"
-    remarks = [method.remark for method in bench.methods if method.remark]
+    remarks = dict.fromkeys(method.remark for method in bench.methods if method.remark)
     counts = ", ".join(f"{name} {len(pairs)}" for name, pairs in bench.sets.items())
     return " ".join(
         [
-            f"Means over the images ({counts}); whole images, fp32, one thread on the CPU, torch {torch.__version__}.",
-            "PSNR and SSIM on Y, 4 pixels of border left out; LPIPS (AlexNet) and NIQE by pyiqa on RGB, lower is better.",
+            f"Means over the images ({counts}); whole images, fp32, one thread of {os.cpu_count()} cores, no GPU, "
+            f"torch {torch.__version__}.",
+            "PSNR and SSIM on Y, 4 pixels of border left out; LPIPS (AlexNet) and NIQE by pyiqa: lower is better.",
             timed,
-            f"The model zoo's weights: sha256 {ours}.",
             *remarks,
             *bench.notes,
         ]

@@ -78,7 +78,8 @@ def hatfreq(weights: Path, ensemble: int) -> Method:
     shape = f"{json.dumps(asdict(model.config))} x{ensemble}"
     count = sum(parameter.numel() for parameter in model.parameters())
     name = f"HATFreq-light, {'single pass' if ensemble == 1 else f'x{ensemble} self-ensemble'}"
-    return Method(name, "torch", f"{sha256(weights)} x{ensemble}", shape, count, lambda rgb: restorer(rgb)[0])
+    remark = f"HATFreq's weights: {weights.name}, sha256 {sha256(weights)[:12]}."
+    return Method(name, "torch", f"{sha256(weights)} x{ensemble}", shape, count, lambda rgb: restorer(rgb)[0], remark)
 
 
 def craft(weights: Path | None) -> Method:

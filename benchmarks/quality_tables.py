@@ -1,6 +1,7 @@
 """The tables, the CSV file and the picture of benchmarks/quality.py."""
 
 import csv
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +62,7 @@ def draw(path: Path, figures: Sequence[Figures]) -> None:
     timed = [one for one in figures if one.seconds and "PSNR" in one.means]
     names = list(dict.fromkeys(one.set for one in timed))
     if not names:
+        print(f"no picture {path.name}: nothing has been timed", file=sys.stderr)
         return
     figure = Figure(figsize=(4.6 * len(names), 4.2), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
@@ -69,8 +71,10 @@ def draw(path: Path, figures: Sequence[Figures]) -> None:
             colour = "tab:red" if one.method.startswith(OURS) else "tab:blue"
             marker, area = ("o", _AREA * one.parameters / 1e6) if one.parameters else ("x", 40)
             axes.scatter(one.seconds, one.means["PSNR"], s=area, c=colour, marker=marker, alpha=0.7)
-            axes.annotate(one.method.replace(", ", ",\n"), (one.seconds, one.means["PSNR"]), fontsize=8,
-                          xytext=(0, -8), textcoords="offset points", ha="center", va="top")  # fmt: skip
+            side = -1 if one.method.startswith(OURS) else 1  # labels of ours below, of others above: they lie close
+            axes.annotate(one.method.replace(", ", ",\n"), (one.seconds, one.means["PSNR"]), fontsize=8, ha="center",
+                          xytext=(0, side * (area**0.5 / 2 + 3)), textcoords="offset points",
+                          va="top" if side < 0 else "bottom")  # fmt: skip
         axes.set_xscale("log")
         axes.margins(0.25, 0.2)
         axes.set_title(name)
@@ -90,7 +94,7 @@ def _row(one: Figures) -> str:
     """A line; what is not available is a blank that the text below explains."""
     cells = [one.method, f"{one.parameters:,}" if one.parameters else ""]
     cells += [form.format(one.means[key]) if key in one.means else "" for key, form in METRICS.items()]
-    cells.append("not measured" if one.seconds is None else f"{one.seconds:.3g}")
+    cells.append("not measured" if one.seconds is None else f"{one.seconds:.3f}")
     return f"| {' | '.join(cells)} |"
 
 
@@ -101,7 +105,7 @@ def _published(path: Path) -> str:
     for row in _read(path):
         cells = [row["method"], f"{int(row['parameters']):,}", *(row[name] for name in _SETS), row["source"]]
         lines.append(f"| {' | '.join(cells)} |")
-    note = "PSNR-Y in dB as their papers give it, rounded there; trained on DIV2K, DF2K or ImageNet, on GPUs."
+    note = "PSNR-Y in dB as the sources give it; blanks: not taken over. All were trained on larger data, on GPUs."
     return "\n".join([*lines, "", note])
 
 

@@ -18,6 +18,7 @@ import argparse
 import json
 import shlex
 import statistics
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -50,6 +51,11 @@ SHOWN = {
     "random": "random",
     "hardest": "highest loss",
     "dissimilar": "least similar",
+}
+SUBJECTS = {
+    "similar": "The images that data_curation chooses",
+    "hardest": "The images of highest loss",
+    "dissimilar": "The least similar images",
 }
 Scores = dict[int, dict[str, float]]  # seed -> choice, or `start` -> mean PSNR-Y in dB
 
@@ -157,7 +163,7 @@ def table(args: argparse.Namespace, scores: Scores, folders: dict[str, Counter[s
         total = sum(folders[choice].values())
         cells.append(", ".join(f"{folder} {n / total:.0%}" for folder, n in sorted(folders[choice].items())))
         lines.append(f"| {' | '.join(cells)} |")
-    sentences = [verdict(f"Images {SHOWN[c]}", "random ones", found[c]) for c in CHOICES if c != BASELINE]
+    sentences = [verdict(SUBJECTS[choice], "random ones", one) for choice, one in found.items()]
     return "\n".join([*lines, "", *(f"- {line}" for line in sentences), "", setting(args, scores, encoder)]) + "\n"
 
 
@@ -208,7 +214,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     pool, queries = tuple(folder.resolve() for folder in args.pool), args.queries.resolve()
     encoder = resolved(args.encoder)
     curation = Curation(pool, queries / "LRbicx4", queries / "HR", encoder, args.work.resolve(), args.workers)
-    scores, folders = measure(args, curation)
+    try:
+        scores, folders = measure(args, curation)
+    except subprocess.CalledProcessError as error:
+        raise SystemExit(
+            f"selection_effect.py: {shlex.join(error.cmd)} ended with status {error.returncode}"
+        ) from error
     model = Features(args.work / "features" / "pool").settings.model
     rows: list[list[Any]] = [
         [seed, key, args.k, args.steps, psnr] for seed, r in scores.items() for key, psnr in r.items()
