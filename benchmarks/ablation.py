@@ -16,12 +16,9 @@ Finished runs are kept in --work and a stopped one goes on. Writes the table, th
 import argparse
 import csv
 import io
-import json
 import statistics
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -33,31 +30,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.paired import LEVEL, Difference, draw_differences, paired, verdict
 from benchmarks.quality import find_sets
 from benchmarks.results_file import publish
-from benchmarks.selection_choices import call
-from benchmarks.spectrum import band_edges, error_bands
+from benchmarks.scored_runs import Runs, Score
+from benchmarks.spectrum import band_edges
 from evaluation.pairing import Pair
-from models.team08_HATFreq.images import read_rgb, write_bytes
-from models.team08_HATFreq.io import NetworkRestorer
+from models.team08_HATFreq.images import write_bytes
 from models.team08_HATFreq.network import HATFreq
-from models.team08_HATFreq.weights import load_weights, save_weights
+from models.team08_HATFreq.weights import save_weights
 from training.config import TrainConfig, model_config
-from utils.metrics import psnr_y
 
 VARIANTS = ("none", "identity", "global", "window", "both")
 COMPARED = [(variant, "none") for variant in VARIANTS[1:]] + [("both", "identity")]
-
-
-@dataclass(frozen=True)
-class Score:
-    """What one trained network is worth on one set.
-
-    Attributes:
-        psnr: mean PSNR-Y in dB.
-        bands: mean energy of the error in each band of `benchmarks.spectrum`.
-    """
-
-    psnr: float
-    bands: tuple[float, ...]
 
 
 Scores = dict[tuple[str, int], dict[str, Score]]  # (variant, seed) -> set -> score
@@ -71,24 +53,6 @@ def network(args: argparse.Namespace, variant: str) -> HATFreq:
     return HATFreq(model_config(settings)).eval()
 
 
-def evaluate(model: HATFreq, weights: Path, sets: dict[str, list[Pair]]) -> dict[str, Score]:
-    """A network's scores on every set: whole images, one pass, fp32, rounded to uint8."""
-    load_weights(model, weights)
-    restore = NetworkRestorer(model, torch.device("cpu"), "fp32", 0, 0, 1, {})
-    return {name: _score(restore, pairs) for name, pairs in sets.items()}
-
-
-def _score(restore: NetworkRestorer, pairs: list[Pair]) -> Score:
-    values, bands = [], []
-    for pair in pairs:
-        assert pair.target is not None  # find_sets pairs every image
-        sr = restore(read_rgb(pair.restored))[0]
-        gt = read_rgb(pair.target)[: sr.shape[0], : sr.shape[1]]
-        values.append(psnr_y(sr, gt))
-        bands.append(error_bands(sr, gt))
-    return Score(float(np.mean(values)), tuple(np.mean(bands, axis=0).tolist()))
-
-
 def training_words(args: argparse.Namespace, variant: str, seed: int) -> list[str]:
     """One run's settings in the words of train.py."""
     words = ["--preset", "light", "--frequency", variant, "--model_overrides", *args.shape, "--steps", args.steps]
@@ -98,27 +62,11 @@ def training_words(args: argparse.Namespace, variant: str, seed: int) -> list[st
     return [str(word) for word in [*words, "--valid_every", args.steps]]
 
 
-def trained(args: argparse.Namespace, variant: str, seed: int, sets: dict[str, list[Pair]]) -> dict[str, Score]:
-    """The scores of one run, from its folder if it is finished.
-
-    Raises:
-        subprocess.CalledProcessError: train.py failed; it has said why.
-    """
-    words = training_words(args, variant, seed)
-    facts = [*words, *(folder.name for folder in args.data), *(f"{name} {len(pairs)}" for name, pairs in sets.items())]
-    folder = (args.work / f"{variant}_{seed}_{sha256(json.dumps(facts).encode()).hexdigest()[:12]}").resolve()
-    result = folder / "result.json"
-    if not result.exists():
-        decoded = (args.work / "decoded").resolve()
-        start = args.work / f"start_{seed}.safetensors"
-        write_start(args, seed, start)
-        words += ["--init", str(start.resolve())]
-        call("train.py", "--data", *(d.resolve() for d in args.data), "--out", folder, "--decoded", decoded, *words)
-        scores = evaluate(network(args, variant), folder / "last.safetensors", sets)
-        text = json.dumps({name: {"psnr": score.psnr, "bands": score.bands} for name, score in scores.items()})
-        write_bytes(result, text.encode())
-    read = json.loads(result.read_text())
-    return {name: Score(score["psnr"], tuple(score["bands"])) for name, score in read.items()}
+def trained(args: argparse.Namespace, variant: str, seed: int, runs: Runs) -> dict[str, Score]:
+    """The scores of one variant and seed."""
+    start = args.work / f"start_{seed}.safetensors"
+    write_start(args, seed, start)
+    return runs.scored(f"{variant}_{seed}", network(args, variant), training_words(args, variant, seed), start)
 
 
 def write_start(args: argparse.Namespace, seed: int, path: Path) -> None:
@@ -131,9 +79,10 @@ def write_start(args: argparse.Namespace, seed: int, path: Path) -> None:
 def measure(args: argparse.Namespace, sets: dict[str, list[Pair]]) -> Scores:
     """All runs, seed by seed, so that a stopped command leaves whole pairs."""
     scores: Scores = {}
+    runs = Runs(args.work, args.data, sets)
     for seed in args.seeds:
         for variant in VARIANTS:
-            scores[variant, seed] = trained(args, variant, seed, sets)
+            scores[variant, seed] = trained(args, variant, seed, runs)
             shown = ", ".join(f"{name} {score.psnr:.3f}" for name, score in scores[variant, seed].items())
             print(f"seed {seed}, {variant}: {shown} dB", file=sys.stderr, flush=True)
     return scores

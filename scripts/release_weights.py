@@ -27,7 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from evaluation.pairing import find_pairs
 from models.team08_HATFreq.images import read_rgb, write_bytes
-from models.team08_HATFreq.io import NetworkRestorer, build_for
+from models.team08_HATFreq.io import build_for
+from models.team08_HATFreq.restorer import NetworkRestorer
 from models.team08_HATFreq.weights import load_weights, read_state_dict, save_weights
 from training.checkpoint import load_checkpoint
 from training.config import TrainConfig
