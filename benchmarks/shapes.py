@@ -111,7 +111,7 @@ def table(args: argparse.Namespace, times: Times, steps: dict[str, int], scores:
         f"PSNR-Y, dB. `light` is 32 channels, 3 groups of 4 blocks, windows of 8, fusion `both`. Each trained from "
         f"scratch for {args.seconds:g} s of steps at the rate measured by turns (medians of {ROUNDS}): {args.batch} "
         f"patches of {args.patch}x{args.patch} LR pixels of {folders}, Adam from {args.lr:g} (cosine decay), bf16, "
-        f"seed {args.seed}. s an image: the median image of {sets[0]}, fp32. Whole images, fp32. CPU, one thread; torch "
+        f"seed {args.seed}. s an image: the median image of {sets[0]}. Whole images, fp32. CPU, one thread; torch "
         f"{torch.__version__}. One seed: differences of a few hundredths mean nothing."
     )
     return "\n".join([*lines, "", text]) + "\n"
