@@ -1,0 +1,1 @@
+"""HATFreq in other people's programs."""

@@ -1,0 +1,95 @@
+"""spandrel opens our files as HATFreq and plain HAT's as its own."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+spandrel = pytest.importorskip("spandrel", reason="spandrel is not installed (requirements-dev.txt)")
+
+from integrations.spandrel_hatfreq import install, is_hatfreq  # noqa: E402
+from models.team08_HATFreq import PRESETS, HATFreq, build_model, override  # noqa: E402
+from models.team08_HATFreq.images import read_rgb  # noqa: E402
+from models.team08_HATFreq.restore import to_tensor  # noqa: E402
+from models.team08_HATFreq.weights import load_weights, save_weights  # noqa: E402
+
+SMALL = {"depths": (2, 1), "num_heads": (2, 2), "squeeze_factor": 3, "compress_ratio": 3}
+NARROW = {
+    "light": {"embed_dim": 16, "depths": (2, 1), "num_heads": (2, 2)},
+    "small": {"embed_dim": 24, **SMALL, "compress_ratio": 24},
+    "base": {"embed_dim": 12, **SMALL},
+    "large": {"embed_dim": 12, "depths": (1,) * 12, "num_heads": (2,) * 12, "squeeze_factor": 3},
+}
+
+
+def saved(path: Path, preset: str, **changes: object) -> HATFreq:
+    """A narrow network of a preset's kind with no zeros in it, and its file."""
+    torch.manual_seed(0)
+    model = HATFreq(override(PRESETS[preset], {**NARROW[preset], **changes})).eval()
+    for parameter in model.parameters():
+        parameter.data += 0.02 * torch.randn_like(parameter)
+    save_weights(model, path, {})
+    return model
+
+
+def opened(path: Path) -> "spandrel.ImageModelDescriptor":
+    install()
+    install()  # twice is once
+    model = spandrel.ModelLoader(device="cpu").load_from_file(path)
+    assert isinstance(model, spandrel.ImageModelDescriptor)
+    return model
+
+
+@pytest.mark.parametrize("frequency", ["both", "global", "window"])
+@pytest.mark.parametrize("preset", list(PRESETS))
+def test_every_preset_is_opened_and_restores_the_same(tmp_path: Path, preset: str, frequency: str) -> None:
+    ours = saved(tmp_path / "w.safetensors", preset, frequency=frequency)
+    theirs = opened(tmp_path / "w.safetensors")
+    assert theirs.architecture.id == "HATFreq" and theirs.model.config == override(
+        ours.config, {"frequency": frequency}
+    )
+    lq = torch.rand(1, 3, 19, 23)
+    with torch.inference_mode():
+        assert torch.equal(theirs(lq), ours(lq).clamp(0, 1))
+
+
+@pytest.mark.parametrize("scale", [2, 3])
+def test_other_scales_are_read_off_the_tensors(tmp_path: Path, scale: int) -> None:
+    saved(tmp_path / "w.safetensors", "base", scale=scale)
+    assert opened(tmp_path / "w.safetensors").scale == scale
+
+
+def test_every_preset_at_its_full_size_is_described() -> None:
+    for preset in PRESETS:
+        with torch.device("meta"):
+            state = {key: torch.empty(tensor.shape) for key, tensor in HATFreq(PRESETS[preset]).state_dict().items()}
+        assert is_hatfreq(state)
+
+
+def test_a_plain_hat_stays_spandrels(tmp_path: Path) -> None:
+    ours = saved(tmp_path / "hat.safetensors", "base", frequency="none")
+    theirs = opened(tmp_path / "hat.safetensors")
+    assert theirs.architecture.id == "HAT"
+    lq = torch.rand(1, 3, 16, 16)
+    with torch.inference_mode():
+        torch.testing.assert_close(theirs(lq), ours(lq).clamp(0, 1), atol=1e-5, rtol=0)
+
+
+def test_other_files_are_not_taken_for_ours() -> None:
+    assert not is_hatfreq({})
+    assert not is_hatfreq({"layers.0.freq.fuse.weight": torch.zeros(1)})
+    assert not is_hatfreq({"conv_first.weight": torch.zeros(4, 3, 3, 3)})
+
+
+def test_the_shipped_weights_restore_a_photograph(root: Path, photos: Path) -> None:
+    weights = root / "model_zoo" / "team08_HATFreq" / "hatfreq_light_x4.safetensors"
+    theirs = opened(weights)
+    assert theirs.scale == 4 and not theirs.supports_half and "light x4" in theirs.tags
+    ours = build_model("light").eval()
+    load_weights(ours, weights)
+    lq = to_tensor(read_rgb(photos / "valid" / "cat.png")[:40, :52])
+    with torch.inference_mode():
+        expected = ours(lq).clamp(0, 1)
+    assert torch.equal(theirs(lq), expected)
+    theirs.bfloat16()
+    assert (theirs(lq.bfloat16()).float() - expected).abs().max() < 0.02
