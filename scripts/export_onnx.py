@@ -1,0 +1,131 @@
+"""Write a HATFreq as an ONNX file for images of any size, after checking it in onnxruntime.
+
+    pip install -r requirements-onnx.txt
+    python scripts/export_onnx.py --out hatfreq_light_x4.onnx
+
+Input `lq`: float32 `b 3 h w` in [0, 1], any b, h and w. Output `sr`: `b 3 h*scale w*scale`, not clamped. One pass, no
+tiles: whoever runs it cuts large images. The file is written only if onnxruntime's result is PyTorch's within 1e-4 on
+three sizes.
+"""
+
+import argparse
+import importlib.util
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from integrations.onnx_network import exportable, plain_steps
+from models.team08_HATFreq import HATFreq
+from models.team08_HATFreq.images import write_bytes
+from models.team08_HATFreq.io import build_for
+from models.team08_HATFreq.weights import WeightsError, load_weights, verify_checksum
+
+ROOT = Path(__file__).resolve().parents[1]
+ZOO = ROOT / "model_zoo" / "team08_HATFreq" / "hatfreq_light_x4.safetensors"
+OPSET = 18
+TOLERANCE = 1e-4
+SIZES = ((1, 48, 64), (2, 33, 50), (1, 5, 7))  # b h w: whole windows, padded ones, less than a window
+
+
+class ExportError(RuntimeError):
+    """The graph could not be made, or computes something else."""
+
+
+def onnx_model(model: HATFreq, metadata: dict[str, str]) -> bytes:
+    """The network as an ONNX file's content.
+
+    Raises:
+        ExportError: the exporter failed; the message holds its reason.
+    """
+    traced = exportable(model).requires_grad_(False)
+    batch, height, width = (torch.export.Dim(name) for name in ("batch", "height", "width"))
+    try:
+        with plain_steps(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the exporter, about its own future
+            program = torch.onnx.export(
+                traced,
+                (torch.rand(2, 3, 19, 23),),
+                dynamo=True,
+                opset_version=OPSET,
+                dynamic_shapes=({0: batch, 2: height, 3: width},),
+                input_names=["lq"],
+                output_names=["sr"],
+                verbose=False,
+            )
+    except Exception as error:  # the exporter's own are many
+        raise ExportError(f"PyTorch {torch.__version__} could not export the network: {error}") from error
+    assert program is not None  # with dynamo it is the model
+    proto = program.model_proto
+    for key, value in metadata.items():
+        proto.metadata_props.add(key=key, value=value)
+    return proto.SerializeToString()
+
+
+def largest_difference(content: bytes, model: HATFreq, sizes: Sequence[tuple[int, int, int]] = SIZES) -> float:
+    """The largest difference of onnxruntime's result from PyTorch's on random images of some sizes `b h w`."""
+    session, draw = session_of(content), np.random.default_rng(0)
+    worst = 0.0
+    for batch, height, width in sizes:
+        lq = draw.random((batch, 3, height, width), np.float32)
+        with torch.inference_mode():
+            expected = model(torch.from_numpy(lq)).numpy()
+        found = session.run(None, {"lq": lq})[0]
+        if found.shape != expected.shape:
+            raise ExportError(f"the graph makes {found.shape} of {lq.shape}, the network {expected.shape}")
+        difference = float(np.abs(found - expected).max())
+        worst = max(worst, difference if np.isfinite(difference) else np.inf)
+    return worst
+
+
+def session_of(content: bytes) -> Any:
+    """An onnxruntime session on the CPU, with PyTorch's number of threads."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def export(weights: Path, out: Path) -> str:
+    """Export, check, write; returns what to print.
+
+    Raises:
+        WeightsError, ValueError: the weights cannot be used.
+        ExportError: the graph could not be made or is not the network.
+        OSError: the file cannot be written.
+    """
+    model = build_for(weights, None).eval()
+    load_weights(model, weights)
+    metadata = {"weights": weights.name, "weights_sha256": verify_checksum(weights), "scale": str(model.config.scale)}
+    content = onnx_model(model, metadata)
+    difference = largest_difference(content, model)
+    if difference > TOLERANCE:
+        raise ExportError(f"onnxruntime's result differs from PyTorch's by {difference:.1e}, more than {TOLERANCE:.0e}")
+    write_bytes(out, content)
+    sizes = ", ".join("x".join(map(str, size)) for size in SIZES)
+    return f"{out}: {len(content) / 1e6:.1f} MB, opset {OPSET}; largest difference {difference:.1e} on {sizes} (b h w)"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Export from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", type=Path, default=ZOO, help="default: the model zoo's light ones")
+    parser.add_argument("--out", type=Path, required=True, help="ONNX file to write")
+    args = parser.parse_args(argv)
+    if missing := [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]:
+        raise SystemExit(f"export_onnx.py: {', '.join(missing)} not installed: pip install -r requirements-onnx.txt")
+    try:
+        print(export(args.weights, args.out))
+    except (WeightsError, ExportError, ValueError, OSError) as error:
+        raise SystemExit(f"export_onnx.py: {error}") from error
+
+
+if __name__ == "__main__":
+    main()
