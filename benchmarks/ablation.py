@@ -140,7 +140,9 @@ def band_sentence(scores: Scores, variant: str) -> str:
     parts = [
         f"{edges[i]:.2f} to {edges[i + 1]:.2f} ({one.mean:+.3f} dB)" for i, one in enumerate(found) if one.direction
     ]
-    where = ", ".join(parts) if parts else "no band"
+    if not parts:
+        return f"`{variant}`: the error's energy differs from that of `none` in no band."
+    where = ", ".join(parts)
     return f"`{variant}`: the error's energy differs from that of `none` (above 0: less error) in {where} cycles/pixel."
 
 
