@@ -1,0 +1,1 @@
+"""What the challenge asks a team to send: the facts about it, the checks, and the packages."""
