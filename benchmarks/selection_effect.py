@@ -10,8 +10,8 @@ them stand k random ones, the k of highest loss and the k least similar. The shi
 train.py and scored on the second half (PSNR-Y, whole images, fp32). They are the start, and not a fresh network,
 because that is what stage 3 of the submission does, and because a fresh one learns in its first minutes what any
 photograph teaches. The same seed draws the split, the random images and the order of the patches, so that differences
-are paired by seed. Finished runs are kept in --work; a stopped one goes on. Writes the table, the figures (.csv) and a
-picture (.png).
+are paired by seed. Finished runs are kept in --work; a stopped one goes on. Writes the table, the figures (.csv), how
+many images each step of the first seed's selection let pass (_flow.csv) and a picture (.png).
 """
 
 import argparse
@@ -147,6 +147,24 @@ def differences(scores: Scores) -> dict[str, Difference]:
     }
 
 
+def flow(work: Path, seed: int) -> list[tuple[str, int]]:
+    """How many images each step of the selection saw and let pass, from the files that data_curation wrote."""
+    found = json.loads((work / "duplicates" / "duplicates.json").read_text())["counts"]
+    chosen = json.loads((work / f"seed_{seed}" / "data_ldcc.json").read_text())["counts"]
+    return [
+        ("pool", found["pool"]),
+        ("readable", found["readable"]),
+        ("evaluation images guarded", found["evaluation"]),
+        ("pairs verified against evaluation", found["candidates"]["evaluation"]),
+        ("pairs verified within the pool", found["candidates"]["pool"]),
+        ("removed for evaluation", found["removed_for_evaluation"]),
+        ("removed within the pool", found["removed_within_pool"]),
+        ("queries", chosen["queries"]),
+        ("eligible", chosen["eligible"]),
+        ("chosen", chosen["chosen"]),
+    ]
+
+
 def table(args: argparse.Namespace, scores: Scores, folders: dict[str, Counter[str]], encoder: str) -> str:
     """Markdown: a row a choice, then the sentences and the setting."""
     found = differences(scores)
@@ -230,6 +248,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.out:
         found = {SHOWN[choice]: one for choice, one in differences(scores).items()}
         draw_differences(args.out.with_suffix(".png"), found, "PSNR-Y less that of random images, dB")
+        lines = ["step,images", *(f"{step},{images}" for step, images in flow(args.work, args.seeds[0]))]
+        write_bytes(args.out.with_name(f"{args.out.stem}_flow.csv"), ("\n".join(lines) + "\n").encode())
 
 
 def resolved(words: list[str]) -> tuple[str, ...]:

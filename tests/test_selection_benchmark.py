@@ -121,6 +121,8 @@ def test_every_choice_is_trained_on_and_scored(folders: Path, calls: list[list[s
     text = (folders / "out" / "s.md").read_text()
     assert "no result here is with CLIP" in text and text.count(" against random ones: ") == 3
     assert (folders / "out" / "s.png").stat().st_size > 3_000
+    flow = dict(row.split(",") for row in (folders / "out" / "s_flow.csv").read_text().splitlines()[1:])
+    assert flow["pool"] == "8" and flow["queries"] == "2" and int(flow["chosen"]) == len(lists["similar"])
     calls.clear()
     assert run(folders) == rows and not [words for words in calls if words[0] == "train.py"]
 
