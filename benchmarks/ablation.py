@@ -136,7 +136,7 @@ def table(args: argparse.Namespace, scores: Scores, sets: dict[str, list[Pair]])
 def band_sentence(scores: Scores, variant: str) -> str:
     """Where a variant leaves less error than `none`, and where more, by the seeds' agreement."""
     gains, edges = band_gains(scores, variant), band_edges()
-    found = [paired(gains[:, i], np.zeros(len(gains))) for i in range(gains.shape[1])]
+    found = [paired(band, [0.0] * len(band)) for band in gains.T.tolist()]
     parts = [
         f"{edges[i]:.2f} to {edges[i + 1]:.2f} ({one.mean:+.3f} dB)" for i, one in enumerate(found) if one.direction
     ]
