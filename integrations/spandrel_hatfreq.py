@@ -9,15 +9,16 @@
 
 The shape is read off the tensors. A HATFreq is a HAT with `layers.i.freq.*`; a file without them is a HAT, and stays
 spandrel's. What tensors do not tell: a network that was trained with `frequency="identity"`, the ablation's control,
-has the tensors of `both` and is opened as such.
+has the tensors of `both` and is opened as such. A `light` without frequency blocks is opened by nobody: spandrel's HAT
+has no `pixelshuffledirect`, and to take every file with that key for ours would be to guess what it adds up.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-from spandrel import MAIN_REGISTRY, Architecture, ArchSupport, ImageModelDescriptor, SizeRequirements
+from spandrel import MAIN_REGISTRY, Architecture, ArchSupport, ImageModelDescriptor, ModelTiling, SizeRequirements
 
-from models.team08_HATFreq import HATFreq
+from models.team08_HATFreq import HATConfig, HATFreq
 from models.team08_HATFreq.weights import WeightsError, describe, preset_of
 
 
@@ -39,14 +40,22 @@ class HATFreqArchitecture(Architecture[HATFreq]):
             dict(state_dict),
             architecture=self,
             purpose="SR",
-            tags=[*preset_of(config).split(", "), f"{config.embed_dim}dim", f"w{config.window_size}"],
+            tags=tags_of(config),
             supports_half=False,  # HAT overflows in fp16, and its FFT would
             supports_bfloat16=True,
             scale=config.scale,
             input_channels=3,
             output_channels=3,
             size_requirements=SizeRequirements(),  # the network pads by itself
+            tiling=ModelTiling.SUPPORTED,  # the means and spectra of a tile cost hundredths of a dB
         )
+
+
+def tags_of(config: HATConfig) -> list[str]:
+    """What programs show beside the name: preset, frequency blocks, channels, window, groups."""
+    preset = preset_of(config).split(maxsplit=1)[0]
+    frequency = f"frequency-{config.frequency}"
+    return [preset, frequency, f"{config.embed_dim}dim", f"w{config.window_size}", f"{len(config.depths)}groups"]
 
 
 def is_hatfreq(state_dict: Mapping[str, Any]) -> bool:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -63,20 +64,40 @@ def onnx_model(model: HATFreq, metadata: dict[str, str]) -> bytes:
         raise ExportError(f"PyTorch {torch.__version__} could not export the network: {error}") from error
     assert program is not None  # with dynamo it is the model
     proto = program.model_proto
+    remove_traces(proto.graph)
+    for axis, name in ((2, "height"), (3, "width")):
+        proto.graph.output[0].type.tensor_type.shape.dim[axis].dim_param = f"{name}*{model.config.scale}"
     for key, value in metadata.items():
         proto.metadata_props.add(key=key, value=value)
     return proto.SerializeToString()
 
 
+def remove_traces(graph: Any) -> None:
+    """Take the exporter's notes out of an ONNX graph: source lines of every node, with this machine's paths.
+
+    They are more than half of the file of a small network.
+    """
+    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        del part.metadata_props[:]
+        part.doc_string = ""
+        for attribute in getattr(part, "attribute", ()):
+            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+                remove_traces(inner)
+
+
 def largest_difference(content: bytes, model: HATFreq, sizes: Sequence[tuple[int, int, int]] = SIZES) -> float:
-    """The largest difference of onnxruntime's result from PyTorch's on random images of some sizes `b h w`."""
+    """The largest difference of onnxruntime's result from PyTorch's on random images of some sizes `b h w`.
+
+    Raises:
+        ExportError: onnxruntime does not run the graph, or its result has another shape.
+    """
     session, draw = session_of(content), np.random.default_rng(0)
     worst = 0.0
     for batch, height, width in sizes:
         lq = draw.random((batch, 3, height, width), np.float32)
         with torch.inference_mode():
             expected = model(torch.from_numpy(lq)).numpy()
-        found = session.run(None, {"lq": lq})[0]
+        found = result_of(session, lq)
         if found.shape != expected.shape:
             raise ExportError(f"the graph makes {found.shape} of {lq.shape}, the network {expected.shape}")
         difference = float(np.abs(found - expected).max())
@@ -85,12 +106,31 @@ def largest_difference(content: bytes, model: HATFreq, sizes: Sequence[tuple[int
 
 
 def session_of(content: bytes) -> Any:
-    """An onnxruntime session on the CPU, with PyTorch's number of threads."""
+    """An onnxruntime session on the CPU, with PyTorch's number of threads.
+
+    Raises:
+        ExportError: onnxruntime refuses the graph.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    try:
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its exceptions have no common class of their own
+        raise ExportError(f"onnxruntime {onnxruntime.__version__} refuses the graph: {error}") from error
+
+
+def result_of(session: Any, lq: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What a session makes of `b 3 h w`.
+
+    Raises:
+        ExportError: it fails.
+    """
+    try:
+        return session.run(None, {"lq": lq})[0]
+    except Exception as error:
+        raise ExportError(f"onnxruntime fails in the graph on {lq.shape}: {error}") from error
 
 
 def export(weights: Path, out: Path) -> str:

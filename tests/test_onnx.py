@@ -1,6 +1,7 @@
 """The ONNX graph computes what the network computes, on images of any size."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,16 +74,42 @@ def test_the_ablations_control_is_refused() -> None:
         exportable(network(frequency="identity"))
 
 
-@pytest.mark.slow
-def test_a_file_runs_in_onnxruntime_on_any_size(tmp_path: Path) -> None:
-    for name in ("onnx", "onnxscript", "onnxruntime"):
+def need(*names: str) -> None:
+    """Skip where a package is not installed."""
+    for name in names:
         pytest.importorskip(name, reason=f"{name} is not installed (requirements-onnx.txt)")
+
+
+def check_interface(content: bytes, root: Path) -> None:
+    """Names, free axes and opset of a graph; nothing in it tells where it was made."""
+    import onnx
+
+    proto = onnx.load_from_string(content)
+    onnx.checker.check_model(proto, full_check=True)
+    assert [(opset.domain, opset.version) for opset in proto.opset_import] == [("", export_onnx.OPSET)]
+    axes = [[d.dim_param or d.dim_value for d in end.type.tensor_type.shape.dim] for end in both_ends(proto)]
+    assert axes == [["batch", 3, "height", "width"], ["batch", 3, "height*4", "width*4"]]
+    assert [end.name for end in both_ends(proto)] == ["lq", "sr"]
+    assert str(root).encode() not in content and b"site-packages" not in content
+    facts = {entry.key: entry.value for entry in proto.metadata_props}
+    assert facts["weights"] == "w.safetensors" and facts["scale"] == "4" and len(facts["weights_sha256"]) == 64
+
+
+def both_ends(proto: Any) -> list[Any]:
+    """A graph's inputs and outputs."""
+    return [*proto.graph.input, *proto.graph.output]
+
+
+@pytest.mark.slow
+def test_a_file_runs_in_onnxruntime_on_any_size(tmp_path: Path, root: Path) -> None:
+    need("onnx", "onnxscript", "onnxruntime")
     model = network()
     save_weights(model, tmp_path / "w.safetensors", {})
     export_onnx.main(["--weights", str(tmp_path / "w.safetensors"), "--out", str(tmp_path / "w.onnx")])
     content = (tmp_path / "w.onnx").read_bytes()
     sizes = [(1, 16, 16), (3, 19, 23), (1, 40, 33), (1, 8, 8), (1, 1, 1), (2, 3, 20)]
     assert export_onnx.largest_difference(content, model, sizes) < 1e-5
+    check_interface(content, root)
     # Another network's graph is no match, and leaves no file.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(export_onnx, "onnx_model", lambda model, metadata: content)
@@ -100,6 +127,27 @@ def test_missing_packages_and_bad_weights_are_named(tmp_path: Path, monkeypatch:
     with pytest.raises(SystemExit, match=r"absent\.safetensors does not exist"):
         export_onnx.main(["--weights", str(tmp_path / "absent.safetensors"), "--out", str(tmp_path / "w.onnx")])
     assert not list(tmp_path.iterdir())
+
+
+def test_a_graph_that_onnxruntime_refuses_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    need("onnx", "onnxscript", "onnxruntime")
+    monkeypatch.setattr(export_onnx, "onnx_model", lambda model, metadata: b"no graph")
+    save_weights(network(), tmp_path / "w.safetensors", {})
+    with pytest.raises(SystemExit, match="refuses the graph"):
+        export_onnx.main(["--weights", str(tmp_path / "w.safetensors"), "--out", str(tmp_path / "w.onnx")])
+    assert not (tmp_path / "w.onnx").exists()
+
+
+def test_failures_of_the_exporter_and_of_the_runtime_are_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("no such operator")
+
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    with pytest.raises(export_onnx.ExportError, match="could not export the network: no such operator"):
+        export_onnx.onnx_model(network(), {})
+    monkeypatch.setattr(export_onnx, "session_of", lambda content: type("Session", (), {"run": fail}))
+    with pytest.raises(export_onnx.ExportError, match=r"fails in the graph on \(1, 3, 48, 64\): no such operator"):
+        export_onnx.largest_difference(b"", network())
 
 
 def test_a_result_that_is_not_finite_is_a_difference(monkeypatch: pytest.MonkeyPatch) -> None:

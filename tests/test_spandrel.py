@@ -11,7 +11,7 @@ from integrations.spandrel_hatfreq import install, is_hatfreq  # noqa: E402
 from models.team08_HATFreq import PRESETS, HATFreq, build_model, override  # noqa: E402
 from models.team08_HATFreq.images import read_rgb  # noqa: E402
 from models.team08_HATFreq.restore import to_tensor  # noqa: E402
-from models.team08_HATFreq.weights import load_weights, save_weights  # noqa: E402
+from models.team08_HATFreq.weights import describe, load_weights, save_weights  # noqa: E402
 
 SMALL = {"depths": (2, 1), "num_heads": (2, 2), "squeeze_factor": 3, "compress_ratio": 3}
 NARROW = {
@@ -34,7 +34,6 @@ def saved(path: Path, preset: str, **changes: object) -> HATFreq:
 
 def opened(path: Path) -> "spandrel.ImageModelDescriptor":
     install()
-    install()  # twice is once
     model = spandrel.ModelLoader(device="cpu").load_from_file(path)
     assert isinstance(model, spandrel.ImageModelDescriptor)
     return model
@@ -59,15 +58,65 @@ def test_other_scales_are_read_off_the_tensors(tmp_path: Path, scale: int) -> No
     assert opened(tmp_path / "w.safetensors").scale == scale
 
 
-def test_every_preset_at_its_full_size_is_described() -> None:
-    for preset in PRESETS:
+@pytest.mark.parametrize("preset", list(PRESETS))
+def test_every_preset_at_its_full_size_is_described(preset: str) -> None:
+    for frequency in ("both", "global", "window", "none"):
+        config = override(PRESETS[preset], {"frequency": frequency})
         with torch.device("meta"):
-            state = {key: torch.empty(tensor.shape) for key, tensor in HATFreq(PRESETS[preset]).state_dict().items()}
-        assert is_hatfreq(state)
+            state = HATFreq(config).state_dict()
+        assert describe(state) == config
+        assert is_hatfreq(state) == (frequency != "none")
 
 
-def test_a_plain_hat_stays_spandrels(tmp_path: Path) -> None:
-    ours = saved(tmp_path / "hat.safetensors", "base", frequency="none")
+def test_the_descriptor_says_what_the_network_can(tmp_path: Path) -> None:
+    saved(tmp_path / "w.safetensors", "base", frequency="window")
+    theirs = opened(tmp_path / "w.safetensors")
+    assert (theirs.purpose, theirs.scale, theirs.input_channels, theirs.output_channels) == ("SR", 4, 3, 3)
+    assert (theirs.supports_half, theirs.supports_bfloat16) == (False, True)
+    assert theirs.size_requirements.none and theirs.tiling is spandrel.ModelTiling.SUPPORTED
+    assert theirs.tags == ["custom", "frequency-window", "12dim", "w16", "2groups"]
+    with pytest.raises(spandrel.UnsupportedDtypeError):
+        theirs.half()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 33), (16, 8)])
+def test_any_size_goes_in(tmp_path: Path, size: tuple[int, int]) -> None:
+    ours = saved(tmp_path / "w.safetensors", "light")
+    lq = torch.rand(1, 3, *size)
+    with torch.inference_mode():
+        assert torch.equal(opened(tmp_path / "w.safetensors")(lq), ours(lq).clamp(0, 1))
+
+
+def test_the_control_is_opened_as_both(tmp_path: Path) -> None:
+    saved(tmp_path / "w.safetensors", "light", frequency="identity")
+    assert opened(tmp_path / "w.safetensors").model.config.frequency == "both"
+
+
+def test_wrapped_files_of_torch_save_are_opened(tmp_path: Path) -> None:
+    ours = saved(tmp_path / "w.safetensors", "light")
+    state = {f"module.{key}": tensor for key, tensor in ours.state_dict().items()}
+    torch.save({"params_ema": state}, tmp_path / "w.pth")
+    lq = torch.rand(1, 3, 9, 8)
+    with torch.inference_mode():
+        assert torch.equal(opened(tmp_path / "w.pth")(lq), ours(lq).clamp(0, 1))
+
+
+def test_a_light_network_without_frequency_blocks_is_opened_by_nobody(tmp_path: Path) -> None:
+    saved(tmp_path / "w.safetensors", "light", frequency="none")
+    with pytest.raises(spandrel.UnsupportedModelError):
+        opened(tmp_path / "w.safetensors")
+
+
+def test_installing_twice_registers_once() -> None:
+    install()
+    install()
+    order = [support.architecture.id for support in spandrel.MAIN_REGISTRY.architectures("detection")]
+    assert order.count("HATFreq") == 1 and order.index("HATFreq") < order.index("HAT")
+
+
+@pytest.mark.parametrize("preset", ["small", "base", "large"])
+def test_a_plain_hat_stays_spandrels(tmp_path: Path, preset: str) -> None:
+    ours = saved(tmp_path / "hat.safetensors", preset, frequency="none")
     theirs = opened(tmp_path / "hat.safetensors")
     assert theirs.architecture.id == "HAT"
     lq = torch.rand(1, 3, 16, 16)
@@ -84,7 +133,7 @@ def test_other_files_are_not_taken_for_ours() -> None:
 def test_the_shipped_weights_restore_a_photograph(root: Path, photos: Path) -> None:
     weights = root / "model_zoo" / "team08_HATFreq" / "hatfreq_light_x4.safetensors"
     theirs = opened(weights)
-    assert theirs.scale == 4 and not theirs.supports_half and "light x4" in theirs.tags
+    assert theirs.scale == 4 and not theirs.supports_half and theirs.tags[0] == "light"
     ours = build_model("light").eval()
     load_weights(ours, weights)
     lq = to_tensor(read_rgb(photos / "valid" / "cat.png")[:40, :52])
