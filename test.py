@@ -17,6 +17,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+# PyTorch's threads spin while they wait for each other, and on a machine with other work keep each other from running:
+# a pass then takes many times as long (docs/performance.md). A short spin costs nothing; it is read when PyTorch loads.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
 import torch
 
 Restore = Callable[..., None]

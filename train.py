@@ -21,6 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+# PyTorch's threads spin while they wait for each other, and on a machine with other work keep each other from running:
+# a pass then takes many times as long (docs/performance.md). A short spin costs nothing; it is read when PyTorch loads.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel

@@ -5,6 +5,9 @@
 #
 # HATFREQ_PYTHON names the interpreter to start from (default: the newest of python3.13 ... python3.10, python3).
 
+# Threads that wait for each other spin briefly only: on a machine with other work they would keep each other from running.
+export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-1000}
+
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 fail() { printf 'error: %s\n' "$*" >&2; exit 1; }
 

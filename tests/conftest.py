@@ -5,6 +5,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as test.py does, before PyTorch loads
+
 import torch
 
 from models.team08_HATFreq.images import write_png

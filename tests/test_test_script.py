@@ -323,3 +323,18 @@ def test_cuda_runs_the_same_path(tmp_path: Path, lq: Path, precision: str) -> No
     record = restore_folder(restorer, lq, tmp_path / "out", device=device)
     assert record.content["run"]["peak_memory_kind"] == "GPU memory"
     assert record.content["run"]["peak_memory_bytes"] > 0
+
+
+@pytest.mark.parametrize("script", ["test", "train"])
+@pytest.mark.parametrize("own", [None, "7"])
+def test_threads_spin_briefly_unless_told_otherwise(root: Path, script: str, own: str | None) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "GOMP_SPINCOUNT"}
+    if own:
+        environment["GOMP_SPINCOUNT"] = own
+    # Printed by libgomp itself, which has read it when PyTorch was loaded.
+    environment["OMP_DISPLAY_ENV"] = "VERBOSE"
+    words = [sys.executable, "-c", f"import {script}"]
+    done = subprocess.run(words, cwd=root, env=environment, capture_output=True, text=True, check=True)
+    if "GOMP_SPINCOUNT" not in done.stderr:
+        pytest.skip("this PyTorch's threads are not GNU's")
+    assert f"GOMP_SPINCOUNT = '{own or 1000}'" in done.stderr
