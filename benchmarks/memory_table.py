@@ -12,7 +12,6 @@ say so.
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -27,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.results_file import publish
 from models.team08_HATFreq import PRESETS, build_model
 from models.team08_HATFreq.images import write_bytes
-from models.team08_HATFreq.memory import TABLE
+from models.team08_HATFreq.memory import TABLE, peak_memory
 
 PRECISIONS = ("fp32", "bf16")
 SIDES = {"light": (64, 128, 256, 384), "small": (48, 80, 112), "base": (48, 80, 112), "large": (48, 80)}
@@ -53,7 +52,7 @@ def held(device: str, peak: bool = False) -> int:
     """Bytes in use; on the CPU, the most so far."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated() if peak else torch.cuda.memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak_memory(None)[0] or 0
 
 
 def in_child(preset: str, precision: str, device: str, side: int) -> int:

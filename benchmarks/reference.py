@@ -1,11 +1,10 @@
 """What the benchmarks measure against and by: spandrel's HAT, and a device's clock and memory."""
 
-import resource
-
 import torch
 from torch import nn
 
 from models.team08_HATFreq import HATConfig
+from models.team08_HATFreq.memory import peak_memory
 
 SHAPE = ("embed_dim", "depths", "num_heads", "window_size", "compress_ratio", "squeeze_factor", "conv_scale")
 SHAPE += ("overlap_ratio", "mlp_ratio", "drop_path_rate", "num_feat")
@@ -22,7 +21,7 @@ def held(device: torch.device, peak: bool = False) -> int:
     """Bytes in use; on the CPU, the most so far."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) if peak else torch.cuda.memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak_memory(None)[0] or 0
 
 
 def synchronise(device: torch.device) -> None:

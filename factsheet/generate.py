@@ -32,13 +32,14 @@ EPOCH = "1742515200"  # 21 March 2025, the end of the challenge: figures of the 
 STAGES = ("stage1_imagenet", "stage2_df2k", "stage3_ldcc")
 STAGE_DATA = ("ImageNet", "DF2K", "Data-LDCC and DF2K")
 CHOICES = {"similar": "chosen", "random": "random", "hardest": "highest loss", "dissimilar": "least similar"}
+LATEX = {"\\": "\\textbackslash{}", "^": "\\textasciicircum{}", "~": "\\textasciitilde{}"}
+LATEX |= {character: f"\\{character}" for character in "{}$&#%_"}
 BLOCK = ("base", 16, SIDE)  # preset, window and side of the features that Figure 2 shows
 
 
 def escaped(text: str) -> str:
     """Text for LaTeX; `code` between grave accents becomes typewriter."""
-    for character in "\\{}$&#%_^~":
-        text = text.replace(character, f"\\{character}" if character in "{}$&#%_" else f"\\char`\\{character}{{}}")
+    text = "".join(LATEX.get(character, character) for character in text)
     return re.sub(r"`([^`]*)`", r"\\texttt{\1}", text)
 
 

@@ -19,6 +19,7 @@ from submission.tree import build, restore
 
 FOLDER = "team08_HATFreq"
 WEIGHTS = f"model_zoo/{FOLDER}/hatfreq_light_x4.safetensors"
+HOME = "/".join(["", "home", "someone"])  # not in one piece: this file is checked as well
 INIT = f"models/{FOLDER}/__init__.py"
 WRAPPED = """
 from pathlib import Path
@@ -193,10 +194,10 @@ BROKEN = {
     ),
     "a home folder": (
         "places",
-        replace("test.py", "import argparse\n", 'import argparse\nDATA = "/home/someone/data"\n'),
-        "names a folder of one machine: /home/someone",
+        replace("test.py", "import argparse\n", f'import argparse\nDATA = "{HOME}/data"\n'),
+        f"names a folder of one machine: {HOME}",
     ),
-    "a Windows folder": ("places", write("a.md", r"C:\Users\me"), "a.md, line 1, names a folder of one machine"),
+    "a Windows folder": ("places", write("a.md", "C:" + r"\Users\me"), "a.md, line 1, names a folder of one machine"),
     "a result": ("images", picture("results/08_HATFreq/test/0901x4.png"), "0901x4.png is an image where data or"),
     "an input": ("images", picture("data/LR/0901x4.png"), "0901x4.png is an image where data or"),
     "a large file": ("sizes", sparse("large.bin"), "large.bin has more than 100 MB"),

@@ -98,7 +98,7 @@ def test_scores_survive_their_files(root: Path) -> None:
 
 
 def test_latex_is_escaped_and_gaps_are_shown(tmp_path: Path) -> None:
-    assert generate.escaped("5 % of `a_b` & {c}\\") == r"5 \% of \texttt{a\_b} \& \{c\}\char`\\{}"
+    assert generate.escaped("5 % of `a_b` & {c}\\") == r"5 \% of \texttt{a\_b} \& \{c\}\textbackslash{}"
     (tmp_path / "s.yaml").write_text("team_id: 8\nteam_name: A & B\nmembers: [{name: C, email: c@d.e}]\n")
     text = generate.team(read_facts(tmp_path / "s.yaml"))
     assert r"A \& B, team id 08" in text and r"\gap{user\_names}" in text and "C (, c@d.e)" in text

@@ -151,12 +151,12 @@ def test_memory_grows_by_the_images_own_size_only(
     narrow_run: Callable[..., subprocess.CompletedProcess[str]],
 ) -> None:
     """At one tile size, 16 times the pixels cost their samples and a tenth more; noise does not compress."""
-    after = "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    after = "from models.team08_HATFreq.memory import peak_memory; print(peak_memory(None)[0])"
     peaks = []
     for height, width in ((150, 200), (600, 800)):
         done = narrow_run(height, width, after, "--tile", "96", "--tile_overlap", "16")
         assert done.returncode == 0, done.stderr
-        peaks.append(int(done.stdout.split()[-1]) * 1024)
+        peaks.append(int(done.stdout.split()[-1]))
     own = (600 * 800 - 150 * 200) * 3 * 17
     assert peaks[1] - peaks[0] < 1.1 * own + 4e6
 

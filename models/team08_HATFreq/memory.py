@@ -149,6 +149,13 @@ def peak_memory(device: torch.device | None) -> tuple[int | None, str]:
     if device is not None and device.type == "cuda":
         return torch.cuda.max_memory_allocated(device), "GPU memory"
     try:
+        # Not getrusage's, which after a fork begins at the parent's peak.
+        with open("/proc/self/status") as file:
+            lines = dict(line.split(":", 1) for line in file)
+        return int(lines["VmHWM"].split()[0]) * 1024, "memory"
+    except (OSError, KeyError, ValueError):
+        pass
+    try:
         import resource
     except ImportError:  # Windows
         return None, "memory"
