@@ -95,10 +95,11 @@ class Pipeline:
 
     def _read(self, name: str, path: Path) -> Source | None:
         """Read one file; None if its result stands there already."""
-        digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+        content = path.read_bytes() if path.is_file() else None
+        digest = hashlib.sha256(content or b"").hexdigest()
         if self.record.finished(name, digest):
             return None
-        return Source(path, name, digest, read_picture(path))
+        return Source(path, name, digest, read_picture(path, content))
 
     def _restore(self, reading: "Future[Source | None]", writer: ThreadPoolExecutor) -> None:
         """Restore one image, and hand it to the writer when the one before has been written."""
