@@ -150,9 +150,8 @@ def narrow_run(root: Path, tmp_path: Path) -> Callable[..., subprocess.Completed
 def test_memory_grows_by_the_images_own_size_only(
     narrow_run: Callable[..., subprocess.CompletedProcess[str]],
 ) -> None:
-    """At one tile size, 14 times the pixels cost their samples, the strips that a row of tiles shares with its
-    neighbours, and a quarter for what decoding (noise does not compress) leaves in the heap; a second copy of the result
-    would be twice as much."""
+    """At one tile size, 14 times the pixels cost their samples, the strips that rows of tiles share, and a quarter for
+    what decoding (noise does not compress) leaves in the heap; a second copy of the result would be twice as much."""
     after = "from models.team08_HATFreq.memory import peak_memory; print(peak_memory(None)[0])"
     peaks = []
     for height, width in ((176, 256), (656, 976)):  # tiles every 80 pixels fit exactly
