@@ -12,6 +12,7 @@ from models.team08_HATFreq import PRESETS, HATFreq, build_model, override  # noq
 from models.team08_HATFreq.images import read_rgb  # noqa: E402
 from models.team08_HATFreq.restore import to_tensor  # noqa: E402
 from models.team08_HATFreq.weights import describe, load_weights, save_weights  # noqa: E402
+from training.checkpoint import KEYS, LAST, save_checkpoint  # noqa: E402
 
 SMALL = {"depths": (2, 1), "num_heads": (2, 2), "squeeze_factor": 3, "compress_ratio": 3}
 NARROW = {
@@ -99,6 +100,13 @@ def test_wrapped_files_of_torch_save_are_opened(tmp_path: Path) -> None:
     lq = torch.rand(1, 3, 9, 8)
     with torch.inference_mode():
         assert torch.equal(opened(tmp_path / "w.pth")(lq), ours(lq).clamp(0, 1))
+
+
+def test_of_a_training_checkpoint_spandrel_takes_the_raw_weights(tmp_path: Path) -> None:
+    raw = saved(tmp_path / "w.safetensors", "light").state_dict()
+    averaged = {key: tensor + 1 for key, tensor in raw.items()}
+    save_checkpoint(tmp_path, {**dict.fromkeys(KEYS - {"format"}, 0), "model": raw, "ema": averaged})
+    assert torch.equal(opened(tmp_path / LAST).model.conv_first.weight, raw["conv_first.weight"])
 
 
 def test_a_light_network_without_frequency_blocks_is_opened_by_nobody(tmp_path: Path) -> None:
