@@ -51,7 +51,7 @@ class Run:
 
 
 def run_measured(command: list[str]) -> Run:
-    """A Python script in a process of its own.
+    """A Python script in a process of its own; its peak is no less than what this process held when it began it.
 
     Raises:
         SystemExit: it failed.

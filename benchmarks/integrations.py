@@ -24,7 +24,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.bench_sets import BENCH, ZOO, machine, pairs, run_measured, shipped
-from benchmarks.memory_table import held
+from benchmarks.reference import held
 from benchmarks.results_file import publish
 from models.team08_HATFreq.images import read_rgb
 from models.team08_HATFreq.restore import to_samples, to_tensor
@@ -113,10 +113,10 @@ def added_bytes(name: str, onnx: Path, side: int) -> int:
     """What PASSES passes over `side` x `side` random pixels add, at their peak, to what this process held before."""
     way, lq = way_of(name, onnx), torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
     timed(way, lq[..., :16, :16].contiguous())
-    before = held("cpu")
+    before = held(torch.device("cpu"))
     for _ in range(PASSES):
         timed(way, lq)
-    return held("cpu", peak=True) - before
+    return held(torch.device("cpu"), peak=True) - before
 
 
 def tables(quality: list[Row], memory: list[Row], rounds: int) -> str:

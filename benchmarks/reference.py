@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from models.team08_HATFreq import HATConfig
-from models.team08_HATFreq.memory import peak_memory
+from models.team08_HATFreq.memory import resident_memory
 
 SHAPE = ("embed_dim", "depths", "num_heads", "window_size", "compress_ratio", "squeeze_factor", "conv_scale")
 SHAPE += ("overlap_ratio", "mlp_ratio", "drop_path_rate", "num_feat")
@@ -18,10 +18,17 @@ def reference_hat(config: HATConfig) -> nn.Module:
 
 
 def held(device: torch.device, peak: bool = False) -> int:
-    """Bytes in use; on the CPU, the most so far."""
+    """Bytes in use now, or the most so far.
+
+    Raises:
+        RuntimeError: the system has no figure of it (memory is measured on Linux).
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) if peak else torch.cuda.memory_allocated(device)
-    return peak_memory(None)[0] or 0
+    found = resident_memory("VmHWM" if peak else "VmRSS")
+    if found is None:
+        raise RuntimeError("no /proc/self/status here: measure memory on Linux")
+    return found
 
 
 def synchronise(device: torch.device) -> None:

@@ -148,16 +148,24 @@ def peak_memory(device: torch.device | None) -> tuple[int | None, str]:
     """Bytes (None where the system has no figure), and of what: GPU memory allocated, or resident memory."""
     if device is not None and device.type == "cuda":
         return torch.cuda.max_memory_allocated(device), "GPU memory"
-    try:
-        # Not getrusage's, which after a fork begins at the parent's peak.
-        with open("/proc/self/status") as file:
-            lines = dict(line.split(":", 1) for line in file)
-        return int(lines["VmHWM"].split()[0]) * 1024, "memory"
-    except (OSError, KeyError, ValueError):
-        pass
+    if (peak := resident_memory("VmHWM")) is not None:
+        return peak, "memory"
     try:
         import resource
     except ImportError:  # Windows
         return None, "memory"
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return (peak if sys.platform == "darwin" else peak * 1024), "memory"
+    found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return (found if sys.platform == "darwin" else found * 1024), "memory"
+
+
+def resident_memory(field: str) -> int | None:
+    """Bytes of this process that are in memory, now (`VmRSS`) or at its peak (`VmHWM`); None without Linux's /proc.
+
+    Not getrusage's peak, which after a fork begins at the parent's.
+    """
+    try:
+        with open("/proc/self/status") as file:
+            lines = dict(line.split(":", 1) for line in file)
+        return int(lines[field].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return None
