@@ -41,12 +41,12 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     read, write, lock = pipeline.read_picture, pipeline.write_png, Lock()
     counts = {"now": 0, "most": 0}
 
-    def slow_read(path: Path) -> pipeline.Picture:
+    def slow_read(path: Path, content: bytes | None) -> pipeline.Picture:
         time.sleep(STEP)
         with lock:
             counts["now"] += 1
             counts["most"] = max(counts.values())
-        return read(path)
+        return read(path, content)
 
     def slow_write(path: Path, samples: np.ndarray) -> None:
         time.sleep(STEP)
