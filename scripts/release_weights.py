@@ -52,13 +52,13 @@ def score(weights: Path, bench: Path, ensemble: int) -> Scores:
     return scores
 
 
-def training_command(training: dict[str, Any]) -> str:
-    """The command of a run, its folders named below $DATA."""
+def training_command(training: dict[str, Any], init: str) -> str:
+    """The command of a run, its folders named below $DATA; `init` names the weights that it started from."""
     places = {key: as_list(training[key]) for key in ("data", "valid_hr", "valid_lr")}
     common = os.path.commonpath([os.path.abspath(folder) for folders in places.values() for folder in folders])
     words = ["python train.py"]
     defaults = {f.name: list(f.default) if isinstance(f.default, tuple) else f.default for f in fields(TrainConfig)}
-    for key, value in training.items():
+    for key, value in {**training, "init": init}.items():
         default = defaults.get(key)
         if key == "out" or value == default or not (value or default):
             continue
@@ -73,13 +73,31 @@ def training_command(training: dict[str, Any]) -> str:
 
 
 def starts(run: Path) -> str:
-    """How often a run was started, and where its end was moved; empty for one that went as planned in one go."""
+    """How often a run was started, and what set its end; empty for one that went as planned in one go."""
     count = len(json.loads((run / "environment.json").read_text()))
     state, _ = load_checkpoint(run)
     text = f"The command of the last of {count} starts. " if count > 1 else ""
-    if state and state["schedule"].get("finish_in"):
-        text += f"Its `--finish_in` reshaped the rest of the schedule at step\n{state['schedule']['start']:,.0f}. "
+    if state and state["schedule"]["finish_in"]:
+        text += "`--finish_in`, not `--steps`, set the end of the schedule. "
     return text
+
+
+def previous_card(run: Path, target: Path) -> str:
+    """The card of the weights at `target` if the run started from them, by that name or another; empty if from none.
+
+    Raises:
+        SystemExit: it started from other weights, whose training no card here tells.
+    """
+    init = json.loads((run / "config.json").read_text())["training"]["init"]
+    if not init:
+        return ""
+    same = target.is_file() and Path(init).name == target.name
+    if target.is_file() and Path(init).is_file() and not same:
+        one, two = read_state_dict(init), read_state_dict(target)
+        same = one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+    if not same:
+        raise SystemExit(f"{run} started from {init}, not from {target.name}: release those weights first")
+    return target.with_suffix(".md").read_text()
 
 
 def as_list(value: Any) -> list[Any]:
@@ -89,7 +107,8 @@ def as_list(value: Any) -> list[Any]:
 
 def earlier_training(previous: str) -> str:
     """What the card of the weights that a run started from says of their training, as a section of the next card."""
-    rows = re.findall(r"^\| (?:sha256|steps|seen|training time|machine) \|.*$", previous, re.M)
+    head = previous[: previous.index("## Figures")]
+    rows = re.findall(r"^\| (?:sha256|steps|seen|training time|machine) \|.*$", head, re.M)
     section = previous[previous.index("## Training") :]
     command = section[section.index("```bash") : section.index("```", section.index("```bash") + 7) + 3]
     before = previous[previous.index("## Earlier training") :] if "## Earlier training" in previous else ""
@@ -107,17 +126,16 @@ def earlier_training(previous: str) -> str:
     return "\n".join([*lines, *(["", before.strip()] if before else [])])
 
 
-def finished_rows(run: Path) -> list[dict[str, str]]:
-    """The rows of a run's log.
+def last_row(run: Path) -> dict[str, str]:
+    """The last row of a finished run's log.
 
     Raises:
         SystemExit: the run has not reached the end of its schedule.
     """
-    config = json.loads((run / "config.json").read_text())["training"]
-    rows = list(csv.DictReader((run / "log.csv").open()))
-    if not rows or float(rows[-1]["lr"]) > 2 * config["min_lr"]:
-        raise SystemExit(f"{run} is not finished (its rate has not decayed to {config['min_lr']}): train it to its end")
-    return rows
+    state, _ = load_checkpoint(run)
+    if not state or state["step"] < state["schedule"]["end"]:
+        raise SystemExit(f"{run} is not finished (its rate has not decayed to the end): train it to its end")
+    return list(csv.DictReader((run / "log.csv").open()))[-1]
 
 
 def card(
@@ -126,7 +144,7 @@ def card(
     """The card's Markdown; `previous` is the card of the weights that the run started from, empty if from none."""
     config = json.loads((run / "config.json").read_text())["training"]
     start = json.loads((run / "environment.json").read_text())[-1]
-    end = finished_rows(run)[-1]
+    end = last_row(run)
     machine = start["gpu"] or f"{cpu_name()}, {config['threads'] or 'all'} thread(s), no GPU"
     table = "\n".join(
         f"| {key} | {psnr:.3f} / {ssim:.4f} | {ensemble[key][0]:.3f} / {ensemble[key][1]:.4f} |"
@@ -166,7 +184,7 @@ With the challenge's two scripts: `python test.py --test_dir $DATA/bench/Set5/LR
 ## Training
 
 ```bash
-{training_command(config)}
+{training_command(config, f"model_zoo/team08_HATFreq/{name}" if previous else "")}
 ```
 
 {data.strip()}
@@ -201,10 +219,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--bench", type=Path, required=True, help="folder of evaluation sets")
     parser.add_argument("--data", type=Path, required=True, help="text file: what it was trained on, for the card")
     args = parser.parse_args(argv)
-    finished_rows(args.run)
+    last_row(args.run)
     source = args.run / "last.safetensors"
     preset = json.loads((args.run / "config.json").read_text())["training"]["preset"]
     target = ZOO / f"hatfreq_{preset}_x4.safetensors"
+    previous_card(args.run, target)
     single = score(source, args.bench, 1)
     print(f"{source}: {single}")
     if target.exists():
@@ -220,17 +239,15 @@ def main(argv: list[str] | None = None) -> int:
 
 def release(source: Path, target: Path, run: Path, data: str, single: Scores, ensemble: Scores) -> None:
     """Write weights, checksum and card."""
+    previous = previous_card(run, target)
     state = read_state_dict(source)
     with safe_open(source, "pt") as file:
         metadata = dict(file.metadata() or {})
     sha256 = save_weights(state, target, metadata)
     write_bytes(target.with_name(target.name + ".sha256"), f"{sha256}  {target.name}\n".encode())
     parameters = sum(t.numel() for t in state.values() if t.is_floating_point())
-    page = target.with_suffix(".md")
-    init = json.loads((run / "config.json").read_text())["training"]["init"]
-    previous = page.read_text() if Path(init).name == target.name else ""
     text = card(target.name, sha256, run, parameters, data, single, ensemble, previous)
-    write_bytes(page, text.encode())
+    write_bytes(target.with_suffix(".md"), text.encode())
 
 
 if __name__ == "__main__":
