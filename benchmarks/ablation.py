@@ -27,7 +27,15 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.paired import LEVEL, Difference, draw_differences, paired, verdict
+from benchmarks.paired import (
+    LEVEL,
+    Difference,
+    add_repetitions,
+    draw_differences,
+    paired,
+    parse_repetitions,
+    verdict,
+)
 from benchmarks.quality import find_sets
 from benchmarks.results_file import publish
 from benchmarks.scored_runs import Runs, Score
@@ -200,19 +208,10 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--data", type=Path, nargs="+", required=True, help="folders of HR photographs")
     add("--bench", type=Path, required=True, help="folder of evaluation sets, each with HR and LRbicx4")
     add("--work", type=Path, required=True, help="folder for the runs")
-    add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="two or more (default: 0 1 2)")
+    add_repetitions(parser, steps=600, lr=2e-3)
     add("--shape", nargs="+", default=["embed_dim=16", "depths=2,2", "num_heads=2,2"], help="changes to `light`")
-    add("--steps", type=int, default=600, help="of each run (default %(default)s)")
-    add("--batch", type=int, default=8, help="patches a step (default %(default)s)")
-    add("--patch", type=int, default=32, help="LR pixels a side (default %(default)s)")
-    add("--lr", type=float, default=2e-3, help="peak rate (default %(default)s)")
-    add("--ema", type=float, default=0.99, help="decay of the averaged weights (default %(default)s)")
-    add("--precision", choices=("fp32", "bf16"), default="bf16", help="of the training (default %(default)s)")
     add("--out", type=Path, help="Markdown file to write; its companions stand beside it")
-    args = parser.parse_args(argv)
-    if len(set(args.seeds)) != len(args.seeds) or len(args.seeds) < 2:
-        parser.error(f"--seeds takes two or more different numbers, got {args.seeds}: one alone has no spread")
-    return args
+    return parse_repetitions(parser, argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,5 +1,6 @@
 """Paired differences of few repetitions: the mean, its t interval, what may be said of it, and a picture."""
 
+import argparse
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -80,3 +81,23 @@ def draw_differences(path: Path, differences: Mapping[str, Difference], label: s
     axes.set_xlabel(label)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
+
+
+def add_repetitions(parser: argparse.ArgumentParser, steps: int, lr: float) -> None:
+    """Options of a comparison of short trainings: the seeds, and what every run has in common."""
+    add = parser.add_argument
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="two or more (default: 0 1 2)")
+    add("--steps", type=int, default=steps, help="of each run (default %(default)s)")
+    add("--batch", type=int, default=8, help="patches a step (default %(default)s)")
+    add("--patch", type=int, default=32, help="LR pixels a side (default %(default)s)")
+    add("--lr", type=float, default=lr, help="peak rate (default %(default)s)")
+    add("--ema", type=float, default=0.99, help="decay of the averaged weights (default %(default)s)")
+    add("--precision", choices=("fp32", "bf16"), default="bf16", help="of the training (default %(default)s)")
+
+
+def parse_repetitions(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """The parser's arguments; ends the program with its usage where the seeds are equal or too few."""
+    args = parser.parse_args(argv)
+    if len(set(args.seeds)) != len(args.seeds) or len(args.seeds) < 2:
+        parser.error(f"--seeds takes two or more different numbers, got {args.seeds}: one alone has no spread")
+    return args

@@ -32,7 +32,15 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.paired import LEVEL, Difference, draw_differences, paired, verdict
+from benchmarks.paired import (
+    LEVEL,
+    Difference,
+    add_repetitions,
+    draw_differences,
+    paired,
+    parse_repetitions,
+    verdict,
+)
 from benchmarks.results_file import publish
 from benchmarks.selection_choices import CHOICES, ROOT, Curation, call, choose, pool_losses, write_list
 from data_curation.encoders import file_sha256
@@ -210,20 +218,11 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--work", type=Path, required=True, help="folder for features, lists and runs")
     add("--init", type=Path, default=ZOO, help="weights to start from (default: the shipped light ones)")
     add("--k", type=int, default=100, help="images to train on (default %(default)s)")
-    add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="two or more (default: 0 1 2)")
-    add("--steps", type=int, default=300, help="of each run (default %(default)s)")
-    add("--batch", type=int, default=8, help="patches a step (default %(default)s)")
-    add("--patch", type=int, default=32, help="LR pixels a side (default %(default)s)")
-    add("--lr", type=float, default=2e-4, help="peak rate (default %(default)s)")
-    add("--ema", type=float, default=0.99, help="decay of the averaged weights (default %(default)s)")
-    add("--precision", choices=("fp32", "bf16"), default="bf16", help="of the training (default %(default)s)")
+    add_repetitions(parser, steps=300, lr=2e-4)
     add("--loss_crop", type=int, default=192, help="HR pixels a side that losses are taken on (default %(default)s)")
     add("--workers", type=int, default=1, help="processes of data_curation (default %(default)s)")
     add("--out", type=Path, help="Markdown file to write; .csv and .png stand beside it")
-    args = parser.parse_args(argv)
-    if len(set(args.seeds)) != len(args.seeds) or len(args.seeds) < 2:
-        parser.error(f"--seeds takes two or more different numbers, got {args.seeds}: one alone has no spread")
-    return args
+    return parse_repetitions(parser, argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from models.team08_HATFreq.processes import told_by_main
 from training.config import ConfigError
 
 PATIENCE = timedelta(hours=12)  # the audit of a large training set, which the main process makes, may take hours
@@ -58,18 +59,7 @@ class World:
 
     def from_main(self, function: Callable[[], T]) -> T:
         """Call a function in the main process and give its result, or raise its error, in all of them."""
-        if self.size == 1:
-            return function()
-        outcome: list[Any] = [None, None]
-        if self.main:
-            try:
-                outcome[0] = function()
-            except (ValueError, OSError) as error:
-                outcome[1] = error
-        dist.broadcast_object_list(outcome, src=0, group=self.talk)
-        if outcome[1] is not None:
-            raise outcome[1]
-        return outcome[0]
+        return told_by_main(function, self.main, self.size, self.talk)
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum over all processes, in place."""

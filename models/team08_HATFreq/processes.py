@@ -15,6 +15,22 @@ PATIENCE = timedelta(days=7)  # the first process to finish waits for the last
 T = TypeVar("T")
 
 
+def told_by_main(function: Callable[[], T], main: bool, size: int, group: Any = None) -> T:
+    """Call a function in the main process and give its result, or raise its error, in all of a group's `size`."""
+    if size == 1:
+        return function()
+    outcome: list[Any] = [None, None]
+    if main:
+        try:
+            outcome[0] = function()
+        except (ValueError, RuntimeError, OSError) as error:
+            outcome[1] = error
+    dist.broadcast_object_list(outcome, src=0, group=group)
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]
+
+
 @dataclass(frozen=True)
 class Crew:
     """This process among all that work on the folder; alone without torchrun."""
@@ -29,18 +45,7 @@ class Crew:
 
     def from_main(self, function: Callable[[], T]) -> T:
         """Call a function in the main process and give its result, or raise its error, in all of them."""
-        if self.size == 1:
-            return function()
-        outcome: list[Any] = [None, None]
-        if self.main:
-            try:
-                outcome[0] = function()
-            except (ValueError, RuntimeError, OSError) as error:
-                outcome[1] = error
-        dist.broadcast_object_list(outcome, src=0)
-        if outcome[1] is not None:
-            raise outcome[1]
-        return outcome[0]
+        return told_by_main(function, self.main, self.size)
 
     def gather(self, item: T) -> list[T]:
         """Every process's item, in the order of their ranks; waits for the last."""
