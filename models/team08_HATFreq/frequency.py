@@ -4,7 +4,7 @@ Two views of the same features, each blind where the other sees:
 
 * global: the spectrum of the whole image, mixed across channels and weighed by a gain that depends on the radial
   frequency in cycles/pixel, hence on no size: a network trained on patches treats a photograph in the same way;
-* window: the spectra of 16x16 windows, weighed by one real gain for each coefficient and channel.
+* window: the spectra of windows of the attention's size, weighed by one real gain for each coefficient and channel.
 
 Related work: fast Fourier convolution (L. Chi et al., NeurIPS 2020), SwinFIR (D. Zhang et al., arXiv 2208.11247) and
 the window gains of FFTformer (L. Kong et al., CVPR 2023). Changed against them: the last 1x1 is zero at first, so that
