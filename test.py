@@ -121,7 +121,7 @@ def choose_device(name: str) -> torch.device:
     Raises:
         ValueError: not a device, or CUDA where there is none, or fewer GPUs than processes.
     """
-    from models.team08_HATFreq.processes import own_device
+    from models.team08_HATFreq.system import own_device
 
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

@@ -30,8 +30,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from evaluation.score import restore_uint8
+from image_data.mixture import Source, open_source
+from image_data.sources import DataError
 from models.team08_HATFreq import HATFreq
-from models.team08_HATFreq.images import ImageError
+from models.team08_HATFreq.image_io import ImageError
 from models.team08_HATFreq.weights import WeightsError, load_weights, save_weights
 from training.audit import Audit, audit, default_cache, fingerprint
 from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
@@ -52,12 +55,10 @@ from training.distributed import World, joined
 from training.ema import ExponentialMovingAverage
 from training.log import Log, write_left_out
 from training.losses import parse_loss, total_loss
-from training.mixture import Source, open_source
 from training.progress import REMEDY, Losses, NonFiniteError, Progress, StopSignals, Unreadable, say
 from training.samples import draw_samples
 from training.schedule import REPLAN_AFTER, Schedule, parse_finish_in, planned, resumed
-from training.sources import DataError
-from training.validation import ValidationSet, digests, load_sets, restore, validate
+from training.validation import ValidationSet, digests, load_sets, validate
 
 TIMED_OUT = 255  # beyond every signal's number
 FUSION = ".freq."  # in the names of the fusion blocks' weights
@@ -351,7 +352,7 @@ def record(run: Run, sets: list[ValidationSet], log: Log | None, loss: float, im
     log.add({**row, "images_per_s": images_per_second, "seconds": run.seconds}, scores)
     if scores and run.config.sample_images:
         picture = run.folder / "samples" / f"step_{run.step:07d}.png"
-        draw_samples(lambda lq: restore(run.ema.model, lq, run.device), sets, run.config.sample_images, picture)
+        draw_samples(lambda lq: restore_uint8(run.ema.model, lq, run.device), sets, run.config.sample_images, picture)
     best = psnr > run.best_psnr
     if best:
         run.best_psnr = psnr

@@ -21,7 +21,7 @@ from benchmarks.planting import plant
 from data_curation.localhash import KEYPOINTS, local_hashes
 from data_curation.retrieval import CROWD, POOL_VOTES, Hashes, Index
 from data_curation.verify import verify, view
-from models.team08_HATFreq.images import list_images, read_rgb
+from models.team08_HATFreq.image_io import list_images, read_rgb
 
 POOL = 137_600  # LSDIR, HQ-50K and Flickr2K
 

@@ -33,7 +33,7 @@ from data_curation.embed import embed_shard
 from data_curation.encoders import Encoder, backbone_encoder
 from data_curation.framing import Framing
 from data_curation.reader import Reader
-from training.sources import ImageFile, expand
+from image_data.sources import ImageFile, expand
 
 BATCH = 16
 FRAMING = Framing(224, 224, "shortest", "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

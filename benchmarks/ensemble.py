@@ -24,9 +24,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.bench_sets import BENCH, machine, pairs, shipped
 from benchmarks.results_file import publish
 from models.team08_HATFreq import HATFreq
-from models.team08_HATFreq.images import read_rgb
-from models.team08_HATFreq.restore import self_ensemble, to_tensor
+from models.team08_HATFreq.image_io import read_rgb
 from models.team08_HATFreq.restorer import NetworkRestorer
+from models.team08_HATFreq.tiling import self_ensemble, to_tensor
 
 COLUMNS = ["image", "single_s", "ensemble_s", "eight_passes_s", "largest_difference"]
 

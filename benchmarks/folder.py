@@ -25,8 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.bench_sets import BENCH, SETS, machine, pairs, run_measured, shipped
 from benchmarks.results_file import publish
-from models.team08_HATFreq.images import list_images, read_rgb
-from models.team08_HATFreq.restore import self_ensemble, to_tensor
+from models.team08_HATFreq.image_io import list_images, read_rgb
+from models.team08_HATFreq.tiling import self_ensemble, to_tensor
 
 COLUMNS = ["what", "seconds", "over the bare passes", "over its own passes"]
 NAMES = ("bare forward passes", "test.py, in the network", "test.py, as it prints", "test.py, the whole process")

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.forward import seconds
 from benchmarks.results_file import publish
-from models.team08_HATFreq import PRESETS, HATFreq, attention, linear, network, override
+from models.team08_HATFreq import PRESETS, HATFreq, attention, layers, network, override
 
 PLAIN_STEPS = {"fused_attention": False}
 
@@ -34,8 +34,8 @@ def indexed(table: Tensor, index: Tensor) -> Tensor:
 
 PATCHES: dict[str, list[tuple[object, str, object]]] = {
     "everything in": [],
-    "without linear layers by oneDNN": [(module, "linear", F.linear) for module in (linear, attention, network)],
-    "without pieces": [(module, "PIECE", 10**9) for module in (linear, attention)],
+    "without linear layers by oneDNN": [(module, "linear", F.linear) for module in (layers, attention, network)],
+    "without pieces": [(module, "PIECE", 10**9) for module in (layers, attention)],
     "without additions in place": [(network, "add", torch.add)],
     "without biases by gather": [(module, "position_bias", indexed) for module in (attention, network)],
     "without the fused attention": [],

@@ -26,8 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.bench_sets import BENCH, ZOO, machine, pairs, run_measured, shipped
 from benchmarks.reference import held
 from benchmarks.results_file import publish
-from models.team08_HATFreq.images import read_rgb
-from models.team08_HATFreq.restore import to_samples, to_tensor
+from models.team08_HATFreq.image_io import read_rgb
+from models.team08_HATFreq.tiling import to_samples, to_tensor
 from scripts.export_onnx import session_of
 from utils.metrics import psnr_y
 

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.bench_sets import machine, run_measured
 from benchmarks.results_file import publish
-from models.team08_HATFreq.images import write_png
+from models.team08_HATFreq.image_io import write_png
 
 COLUMNS = ["tile", "image", "cpu_seconds", "peak_mb", "growth_mb", "own_growth_mb"]
 OWN = 3 * (1 + 16)  # bytes of samples a LR pixel

@@ -36,11 +36,11 @@ from torch.utils.data import DataLoader, Dataset
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.results_file import publish
-from models.team08_HATFreq.images import list_images, read_rgb
+from image_data.mixture import open_source
+from models.team08_HATFreq.image_io import list_images, read_rgb
 from training.audit import audit
 from training.data import Patches, StepBatches, make_loader, to_pair
 from training.decoded import DecodedImages
-from training.mixture import open_source
 from utils.resize import imresize
 
 HEIGHT, WIDTH, SUB = 1356, 2040, 480

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.reference import held
 from benchmarks.results_file import publish
 from models.team08_HATFreq import PRESETS, build_model
-from models.team08_HATFreq.images import write_bytes
+from models.team08_HATFreq.image_io import write_bytes
 from models.team08_HATFreq.memory import TABLE
 
 PRECISIONS = ("fp32", "bf16")

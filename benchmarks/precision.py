@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.bench_sets import BENCH, SETS, machine, pairs, shipped
 from benchmarks.results_file import publish
 from models.team08_HATFreq import HATFreq
-from models.team08_HATFreq.images import read_rgb
+from models.team08_HATFreq.image_io import read_rgb
 from models.team08_HATFreq.restorer import NetworkRestorer, Precision
 from utils.metrics import psnr_y
 

@@ -19,8 +19,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.loader import large_picture
-from models.team08_HATFreq.images import list_images, read_rgb, write_bytes, write_png
-from training.workers import usable_cores
+from image_data.workers import usable_cores
+from models.team08_HATFreq.image_io import list_images, read_rgb, write_bytes, write_png
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -18,9 +18,9 @@ import torch
 from numpy.typing import NDArray
 
 from models.team00_Bicubic import BicubicRestorer
-from models.team08_HATFreq.io import build_for
-from models.team08_HATFreq.restore import to_samples, to_tensor
+from models.team08_HATFreq.inference import build_for
 from models.team08_HATFreq.restorer import NetworkRestorer
+from models.team08_HATFreq.tiling import to_samples, to_tensor
 from models.team08_HATFreq.weights import load_weights
 
 RGB = NDArray[np.uint8]

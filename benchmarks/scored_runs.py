@@ -11,7 +11,7 @@ import torch
 from benchmarks.selection_choices import call
 from benchmarks.spectrum import error_bands
 from evaluation.pairing import Pair
-from models.team08_HATFreq.images import read_rgb, write_bytes
+from models.team08_HATFreq.image_io import read_rgb, write_bytes
 from models.team08_HATFreq.network import HATFreq
 from models.team08_HATFreq.restorer import NetworkRestorer
 from models.team08_HATFreq.weights import load_weights

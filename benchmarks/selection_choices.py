@@ -16,9 +16,9 @@ import torch
 from tqdm import tqdm
 
 from evaluation.pairing import Pair, find_pairs
-from models.team08_HATFreq.images import read_rgb, write_bytes
-from models.team08_HATFreq.io import build_for
-from models.team08_HATFreq.restore import to_tensor
+from models.team08_HATFreq.image_io import read_rgb, write_bytes
+from models.team08_HATFreq.inference import build_for
+from models.team08_HATFreq.tiling import to_tensor
 from models.team08_HATFreq.weights import load_weights
 from utils.resize import imresize
 

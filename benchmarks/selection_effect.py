@@ -47,8 +47,8 @@ from data_curation.encoders import file_sha256
 from data_curation.features import Features
 from evaluation.pairing import Pair
 from models.team08_HATFreq import PRESETS
-from models.team08_HATFreq.images import read_rgb, write_bytes
-from models.team08_HATFreq.io import build_for
+from models.team08_HATFreq.image_io import read_rgb, write_bytes
+from models.team08_HATFreq.inference import build_for
 from models.team08_HATFreq.restorer import NetworkRestorer
 from models.team08_HATFreq.weights import load_weights
 from utils.metrics import psnr_y

@@ -29,10 +29,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import train
 from benchmarks.reference import held, reference_hat, synchronise
 from benchmarks.results_file import publish
+from image_data.degradation import REACH
 from models.team08_HATFreq import PRESETS
 from training.config import TrainConfig
 from training.data import Batch
-from training.degrade import REACH
 from training.distributed import World
 
 

@@ -14,8 +14,8 @@ from data_curation.features import Record
 from data_curation.framing import Framing
 from data_curation.phash import phash8
 from data_curation.quality import quality
-from models.team08_HATFreq.images import ImageError, read_rgb
-from training.sources import ImageFile
+from image_data.sources import ImageFile
+from models.team08_HATFreq.image_io import ImageError, read_rgb
 from utils.resize import imresize
 
 _ADDRESS = re.compile(r" ?<[^<>]* at 0x[0-9a-f]+>")  # differs from run to run, unlike everything else written

@@ -42,8 +42,8 @@ from data_curation.localhash import LocalHashes
 from data_curation.pictures import pair as side_by_side
 from data_curation.pictures import sheet
 from data_curation.verify import Verdict
-from models.team08_HATFreq.images import ImageError, write_bytes, write_png
-from training.sources import DataError
+from image_data.sources import DataError
+from models.team08_HATFreq.image_io import ImageError, write_bytes, write_png
 
 REDUCTION = 4  # of the LR grid against an HR image
 PICTURED = 24  # pairs in duplicates.png

@@ -35,9 +35,9 @@ from data_curation.features import (
     write_shard,
 )
 from data_curation.reader import Outcome, Reader
-from models.team08_HATFreq.images import write_bytes
-from training.mixture import NAMED
-from training.sources import DataError, ImageFile, expand
+from image_data.mixture import NAMED
+from image_data.sources import DataError, ImageFile, expand
+from models.team08_HATFreq.image_io import write_bytes
 
 BATCHES_AHEAD = 4  # decoded images kept waiting for the encoder, in batches
 

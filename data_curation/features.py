@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from data_curation.phash import ORIENTATIONS
-from models.team08_HATFreq.images import write_bytes
-from training.sources import DataError
+from image_data.sources import DataError
+from models.team08_HATFreq.image_io import write_bytes
 
 SETTINGS = "features.json"
 SCHEMA = pa.schema(

@@ -15,7 +15,7 @@ _SIGNS = np.where(np.arange(_KEPT) % 2, -1.0, 1.0)  # what a flip does to a cosi
 
 
 def phash8(rgb: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """The 64-bit hashes of `training.data.orient(rgb, 0)`, ..., `orient(rgb, 7)`.
+    """The 64-bit hashes of `image_data.geometry.orient(rgb, 0)`, ..., `orient(rgb, 7)`.
 
     Args:
         rgb: uint8 `h w 3`, of any size.
@@ -40,7 +40,7 @@ def distance(one: NDArray[np.uint64], other: NDArray[np.uint64]) -> NDArray[np.u
 
 
 def _orient_spectrum(low: NDArray[np.float64], orientation: int) -> NDArray[np.float64]:
-    """The spectrum of the image after `training.data.orient`: transposed first, then flipped."""
+    """The spectrum of the image after `image_data.geometry.orient`: transposed first, then flipped."""
     oriented = low.T.copy() if orientation & 4 else low.copy()
     if orientation & 2:
         oriented *= _SIGNS[:, None]

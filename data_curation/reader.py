@@ -22,7 +22,7 @@ import cv2
 
 from data_curation.decode import Decoded, decode, reason_of
 from data_curation.framing import Framing
-from training.sources import ImageFile
+from image_data.sources import ImageFile
 
 Outcome = Decoded | str  # or why there is none
 Task = tuple[int, ImageFile]  # and its number

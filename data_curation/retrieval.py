@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_curation.localhash import LocalHashes, mirrored
-from training.data import orient
+from image_data.geometry import orient
 
 RADIUS = 18  # bits of 128 that hashes of the same keypoint may differ by
 VOTES = 4  # keypoints that an image must share with an evaluation image to be a candidate

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_curation.localhash import MIRROR, shrunk_luma
-from training.data import orient
+from image_data.geometry import orient
 
 Image = NDArray[np.uint8]
 Real = NDArray[np.float32]
@@ -192,7 +192,7 @@ def _by_frame(pool: View, evaluation: View) -> list[Map]:
 
 
 def _frame_map(ours: tuple[int, int], theirs: tuple[int, int], orientation: int) -> Map:
-    """The map that `training.data.orient` and a change of size make of pixel centres."""
+    """The map that `image_data.geometry.orient` and a change of size make of pixel centres."""
     (h, w), (height, width) = ours, theirs
     linear = np.eye(3)
     if orientation & 4:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.team08_HATFreq.images import list_images, read_rgb
+from models.team08_HATFreq.image_io import list_images, read_rgb
 
 SUFFIX = "x4"
 NAMED = 10  # how many files a message lists

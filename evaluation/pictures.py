@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from evaluation.pairing import RGB, Pair
 from evaluation.spectrum import mean_radial_power
 from evaluation.tables import Rows
-from models.team08_HATFreq.images import read_rgb, write_bytes
+from models.team08_HATFreq.image_io import read_rgb, write_bytes
 from utils.metrics import psnr_y, rgb_to_y, ssim_y
 from utils.resize import imresize
 

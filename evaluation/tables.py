@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from evaluation.perceptual import total_score
-from models.team08_HATFreq.images import write_bytes
+from models.team08_HATFreq.image_io import write_bytes
 
 Rows = dict[str, dict[str, float]]
 

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.team08_HATFreq import HATFreq, attention, linear, network, override
+from models.team08_HATFreq import HATFreq, attention, layers, network, override
 from models.team08_HATFreq.attention import merge, partition
 from models.team08_HATFreq.frequency import KNOTS, GlobalSpectrum, WindowSpectrum
 
@@ -205,7 +205,7 @@ def plain_steps() -> Iterator[None]:
     """Linear layers, padding and biases by the steps that ONNX knows, for all networks while it lasts."""
     indexed = patch.object(network, "position_bias", lambda table, index: table[index].permute(2, 0, 1))
     with ExitStack() as stack:
-        for module in (linear, attention, network):
+        for module in (layers, attention, network):
             stack.enter_context(patch.object(module, "linear", F.linear))
         stack.enter_context(patch.object(network, "pad_to_multiple", padded))
         stack.enter_context(indexed)

@@ -24,8 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from integrations.onnx_network import exportable, plain_steps
 from models.team08_HATFreq import HATFreq
-from models.team08_HATFreq.images import write_bytes
-from models.team08_HATFreq.io import build_for
+from models.team08_HATFreq.image_io import write_bytes
+from models.team08_HATFreq.inference import build_for
 from models.team08_HATFreq.weights import WeightsError, load_weights, verify_checksum
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -12,7 +12,7 @@ import skimage.data
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from models.team08_HATFreq.images import write_png
+from models.team08_HATFreq.image_io import write_png
 
 # Colour photographs inside the scikit-image package itself; its other pictures would be fetched from the network.
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from models.team08_HATFreq.images import list_images, read_rgb, write_png
+from models.team08_HATFreq.image_io import list_images, read_rgb, write_png
 from utils.resize import Border, imresize
 
 

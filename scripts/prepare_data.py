@@ -20,13 +20,13 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from models.team08_HATFreq.images import ImageError, write_bytes
-from training.headers import Header, read_headers
-from training.mixture import NAMED, pair_lows
-from training.shards import pack, plan
-from training.sources import IN_SHARD, DataError, ImageFile, expand
-from training.sub_images import Cut, cut_all, strangers
-from training.workers import WorkerError
+from image_data.headers import Header, read_headers
+from image_data.mixture import NAMED, pair_lows
+from image_data.shards import pack, plan
+from image_data.sources import IN_SHARD, DataError, ImageFile, expand
+from image_data.sub_images import Cut, cut_all, strangers
+from image_data.workers import WorkerError
+from models.team08_HATFreq.image_io import ImageError, write_bytes
 
 EXPECTED = {
     "div2k": 800, "flickr2k": 2_650, "df2k": 3_450, "lsdir": 84_991, "hq50k": 50_000, "imagenet": 1_281_167,

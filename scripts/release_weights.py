@@ -26,8 +26,8 @@ from safetensors import safe_open
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from evaluation.pairing import find_pairs
-from models.team08_HATFreq.images import read_rgb, write_bytes
-from models.team08_HATFreq.io import build_for
+from models.team08_HATFreq.image_io import read_rgb, write_bytes
+from models.team08_HATFreq.inference import build_for
 from models.team08_HATFreq.restorer import NetworkRestorer
 from models.team08_HATFreq.weights import load_weights, read_state_dict, save_weights
 from training.checkpoint import load_checkpoint

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from models.team08_HATFreq.images import IMAGE_SUFFIXES, ImageError, size_of, write_png
-from models.team08_HATFreq.io import build_for
+from models.team08_HATFreq.image_io import IMAGE_SUFFIXES, ImageError, size_of, write_png
+from models.team08_HATFreq.inference import build_for
 from models.team08_HATFreq.weights import WeightsError, load_weights, verify_checksum
 from submission import tree
 from submission.facts import FILE, Facts, FactsError, read_facts

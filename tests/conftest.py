@@ -10,7 +10,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as test.py does, before PyTor
 
 import torch
 
-from models.team08_HATFreq.images import write_png
+from models.team08_HATFreq.image_io import write_png
 from tests.training_run import TINY
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -12,7 +12,7 @@ from benchmarks import ablation, scored_runs, shapes
 from benchmarks.quality import find_sets
 from benchmarks.scored_runs import Runs, Score, evaluate
 from benchmarks.spectrum import BANDS, band_edges, error_bands
-from models.team08_HATFreq.images import read_rgb, write_png
+from models.team08_HATFreq.image_io import read_rgb, write_png
 from models.team08_HATFreq.weights import load_weights
 from utils.metrics import psnr_y
 from utils.resize import imresize

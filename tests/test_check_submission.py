@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from models.team08_HATFreq.images import write_png
+from models.team08_HATFreq.image_io import write_png
 from scripts import check_submission
 from submission.checks import CHECKS, LARGEST, Fault, check
 from submission.facts import FactsError, missing, read_facts
@@ -156,12 +156,12 @@ BROKEN = {
     "syntax": ("entry", write(INIT, "def main(:\n"), "is not Python"),
     "import of our own": (
         "imports",
-        replace(f"models/{FOLDER}/io.py", "import os\n", "import os\nfrom utils.metrics import psnr_y\n"),
-        "io.py imports utils",
+        replace(f"models/{FOLDER}/inference.py", "import os\n", "import os\nfrom utils.metrics import psnr_y\n"),
+        "inference.py imports utils",
     ),
     "foreign library": (
         "imports",
-        replace(f"models/{FOLDER}/io.py", "import os\n", "import os\nimport basicsr\n"),
+        replace(f"models/{FOLDER}/inference.py", "import os\n", "import os\nimport basicsr\n"),
         "imports basicsr",
     ),
     "no weights": ("weights", remove(WEIGHTS), "holds no weights"),

@@ -21,9 +21,9 @@ from data_curation.features import Features
 from data_curation.localhash import LocalHashes, local_hashes, mirrored
 from data_curation.phash import distance
 from data_curation.retrieval import Hashes, Index, agreeing, resembling
-from models.team08_HATFreq.images import read_rgb
-from training.data import orient
-from training.sources import DataError
+from image_data.geometry import orient
+from image_data.sources import DataError
+from models.team08_HATFreq.image_io import read_rgb
 from utils.resize import imresize
 
 OUTPUTS = ("duplicates.csv", "duplicates.json", "duplicates.png", "removed.txt")

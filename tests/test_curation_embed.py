@@ -30,9 +30,9 @@ from data_curation.features import SETTINGS, Features, FeaturesError, Settings, 
 from data_curation.framing import Framing
 from data_curation.phash import distance, phash8
 from data_curation.quality import blockiness, sharpness
-from models.team08_HATFreq.images import write_png
-from training.data import orient
-from training.sources import ImageFile, expand
+from image_data.geometry import orient
+from image_data.sources import ImageFile, expand
+from models.team08_HATFreq.image_io import write_png
 from utils.resize import imresize
 
 CPU = torch.device("cpu")

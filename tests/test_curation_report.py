@@ -13,8 +13,8 @@ from curation import PHOTOGRAPHS, photograph, write_features, write_images
 from benchmarks.planting import plant
 from data_curation import deduplicate, drawing, page, report, select
 from data_curation.features import Features
-from models.team08_HATFreq.images import read_rgb
-from training.sources import DataError
+from image_data.sources import DataError
+from models.team08_HATFreq.image_io import read_rgb
 
 PICTURES = ("chosen.png", "borderline.png", "rejected.png", "gates.png", "neighbours.png", "duplicates.png")
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from models.team08_HATFreq.images import read_rgb, write_png
-from training.sources import expand
+from image_data.sources import expand
+from models.team08_HATFreq.image_io import read_rgb, write_png
 from utils.resize import imresize
 
 

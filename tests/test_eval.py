@@ -22,7 +22,7 @@ from evaluation.perceptual import PERCEPTUAL, MetricError, make_metrics, measure
 from evaluation.pictures import detail, ranked
 from evaluation.spectrum import mean_radial_power, radial_power
 from evaluation.tables import averages, result_stem, score_line, write_tables
-from models.team08_HATFreq.images import read_rgb, write_png
+from models.team08_HATFreq.image_io import read_rgb, write_png
 from utils.metrics import psnr_y, rgb_to_y, ssim_y
 from utils.resize import imresize
 
@@ -335,7 +335,7 @@ def test_a_plain_image_has_a_spectrum_picture(tmp_path: Path) -> None:
 PYIQA = """
 import json, sys, torch
 from evaluation.perceptual import make_metrics, measure
-from models.team08_HATFreq.images import read_rgb
+from models.team08_HATFreq.image_io import read_rgb
 from utils.resize import imresize
 
 metrics, missing = make_metrics(["LPIPS", "NIQE"], torch.device("cpu"))

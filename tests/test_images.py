@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.team08_HATFreq import images
-from models.team08_HATFreq.images import ImageError, Picture, list_images, read_picture, read_rgb, size_of, write_png
+from models.team08_HATFreq import image_io
+from models.team08_HATFreq.image_io import ImageError, Picture, list_images, read_picture, read_rgb, size_of, write_png
 from models.team08_HATFreq.png import write_rows
 
 RGB = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
@@ -168,7 +168,7 @@ def test_what_cannot_be_restored_is_refused_with_the_remedy(tmp_path: Path) -> N
 
 def test_decompression_bombs_are_refused_by_their_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(tmp_path / "a.png", RGB)
-    monkeypatch.setattr(images, "MAX_PIXELS", 62)
+    monkeypatch.setattr(image_io, "MAX_PIXELS", 62)
     with pytest.raises(ImageError, match="7x9 pixels, more than 62: crop"):
         read_picture(path)
 
@@ -219,7 +219,7 @@ def test_samples_that_png_cannot_hold_are_refused(tmp_path: Path) -> None:
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_png(tmp_path / "a.png", RGB)
-    monkeypatch.setattr(images, "write_rows", lambda file, samples: (file.write(b"begun"), full_disk())[1])
+    monkeypatch.setattr(image_io, "write_rows", lambda file, samples: (file.write(b"begun"), full_disk())[1])
     with pytest.raises(OSError, match="No space left"):
         write_png(tmp_path / "a.png", 255 - RGB)
     monkeypatch.undo()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import integrations
-from models.team08_HATFreq.images import write_png
+from models.team08_HATFreq.image_io import write_png
 
 
 def test_every_way_is_scored_beside_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.team08_HATFreq.linear import Linear, Mlp, in_pieces, linear
+from models.team08_HATFreq.layers import Linear, Mlp, in_pieces, linear
 
 
 @pytest.mark.parametrize("shape", [(5,), (1, 5), (7, 5), (2, 3, 5), (4, 8, 16, 5), (0, 5)])
@@ -37,7 +37,7 @@ def test_mlp_equals_its_formula() -> None:
 
 
 def test_pieces_only_without_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.team08_HATFreq.linear.PIECE", 4)
+    monkeypatch.setattr("models.team08_HATFreq.layers.PIECE", 4)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     x, sizes = torch.randn(9, 3, 2), []
 

@@ -13,10 +13,10 @@ import torch
 
 from benchmarks.memory_table import in_child, line_above
 from models.team08_HATFreq import PRESETS, HATFreq, memory, override
-from models.team08_HATFreq.images import write_png
+from models.team08_HATFreq.image_io import write_png
 from models.team08_HATFreq.memory import LARGEST, USABLE, Work, available_memory, choose_tile, read_table
-from models.team08_HATFreq.restore import tile_starts
 from models.team08_HATFreq.restorer import NetworkRestorer
+from models.team08_HATFreq.tiling import tile_starts
 from models.team08_HATFreq.weights import save_weights
 
 GB = 2**30

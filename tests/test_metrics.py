@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from models.team08_HATFreq.images import list_images, read_rgb
+from models.team08_HATFreq.image_io import list_images, read_rgb
 from utils.metrics import psnr_y, rgb_to_y, ssim_y
 from utils.resize import imresize
 

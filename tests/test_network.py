@@ -326,7 +326,7 @@ def test_pieces_equal_the_whole(changes: dict, monkeypatch: pytest.MonkeyPatch) 
     lq = torch.rand(2, 3, 37, 50)
     whole = model(lq).detach()  # with gradients, all at once
     for piece in (1, 100, 10**6):
-        monkeypatch.setattr("models.team08_HATFreq.linear.PIECE", piece)
+        monkeypatch.setattr("models.team08_HATFreq.layers.PIECE", piece)
         monkeypatch.setattr("models.team08_HATFreq.attention.PIECE", piece)
         with torch.no_grad():
             torch.testing.assert_close(model(lq), whole, rtol=0, atol=1e-5)

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from models.team08_HATFreq import PRESETS, HATFreq, override
-from models.team08_HATFreq.images import read_rgb, write_png
-from models.team08_HATFreq.restore import self_ensemble, to_samples, to_tensor
+from models.team08_HATFreq.image_io import read_rgb, write_png
+from models.team08_HATFreq.tiling import self_ensemble, to_samples, to_tensor
 from models.team08_HATFreq.weights import save_weights
 
 # A main program of the same contract as the organisers': choose by id, import from models, call with four arguments.

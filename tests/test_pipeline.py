@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from models.team08_HATFreq import pipeline
-from models.team08_HATFreq.images import ImageError, read_rgb, write_png
-from models.team08_HATFreq.io import restore_folder
+from models.team08_HATFreq.image_io import ImageError, read_rgb, write_png
+from models.team08_HATFreq.inference import restore_folder
 from models.team08_HATFreq.record import RestorationError
 
 STEP = 0.1  # seconds

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 from benchmarks import preparation
-from models.team08_HATFreq.images import read_picture, read_rgb, write_png
+from image_data.sources import expand
+from image_data.sub_images import positions
+from models.team08_HATFreq.image_io import read_picture, read_rgb, write_png
 from tests.training_run import TINY, checkpoint, contents, wait_for_step
-from training.sources import expand
-from training.sub_images import positions
 
 
 def noise(h: int, w: int, seed: int = 0) -> np.ndarray:

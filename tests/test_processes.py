@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from models.team08_HATFreq import PRESETS, HATFreq, override
-from models.team08_HATFreq.images import read_rgb, write_png
-from models.team08_HATFreq.io import restore_folder
-from models.team08_HATFreq.processes import own_device, share_out
+from models.team08_HATFreq.image_io import read_rgb, write_png
+from models.team08_HATFreq.inference import restore_folder
 from models.team08_HATFreq.record import RECORD, Record, RestorationError, open_record
 from models.team08_HATFreq.restorer import NetworkRestorer
+from models.team08_HATFreq.system import own_device, share_out
 from models.team08_HATFreq.weights import save_weights
 
 SHAPE = override(PRESETS["light"], {"embed_dim": 8, "depths": (1,), "num_heads": (1,)})

@@ -11,7 +11,7 @@ import torch
 from benchmarks import quality
 from benchmarks.quality_methods import AbsentError, craft, ncnn_method, ncnn_parameters, span
 from models.team08_HATFreq import HATFreq, override
-from models.team08_HATFreq.images import read_rgb, write_png
+from models.team08_HATFreq.image_io import read_rgb, write_png
 from models.team08_HATFreq.network import PRESETS
 from models.team08_HATFreq.weights import save_weights
 from utils.metrics import psnr_y

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import train
-from models.team08_HATFreq.images import read_rgb, write_png
+from models.team08_HATFreq.image_io import read_rgb, write_png
 from models.team08_HATFreq.weights import read_state_dict
 from tests.test_scripts import script
 from utils.resize import imresize

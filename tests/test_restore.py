@@ -8,7 +8,7 @@ from torch import Tensor
 
 from models.team08_HATFreq import HATFreq, build_model, override
 from models.team08_HATFreq.network import PRESETS
-from models.team08_HATFreq.restore import (
+from models.team08_HATFreq.tiling import (
     restore_tiled,
     self_ensemble,
     tile_starts,

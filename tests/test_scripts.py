@@ -7,7 +7,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from models.team08_HATFreq.images import read_rgb, write_png
+from models.team08_HATFreq.image_io import read_rgb, write_png
 from utils.resize import imresize
 
 

@@ -16,7 +16,7 @@ from benchmarks.paired import Difference, paired, verdict
 from benchmarks.selection_choices import middle, pool_losses
 from data_curation import deduplicate, embed, select
 from models.team08_HATFreq import HATFreq, override
-from models.team08_HATFreq.images import write_png
+from models.team08_HATFreq.image_io import write_png
 from models.team08_HATFreq.network import PRESETS
 from models.team08_HATFreq.weights import save_weights
 from utils.resize import imresize

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.team08_HATFreq.images import ImageError, write_png
-from training.sources import DataError, ImageFile, expand
+from image_data.sources import DataError, ImageFile, expand
+from models.team08_HATFreq.image_io import ImageError, write_png
 
 
 def noise(seed: int, side: int = 8) -> np.ndarray:

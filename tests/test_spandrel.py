@@ -9,8 +9,8 @@ spandrel = pytest.importorskip("spandrel", reason="spandrel is not installed (re
 
 from integrations.spandrel_hatfreq import install, is_hatfreq  # noqa: E402
 from models.team08_HATFreq import PRESETS, HATFreq, build_model, override  # noqa: E402
-from models.team08_HATFreq.images import read_rgb  # noqa: E402
-from models.team08_HATFreq.restore import to_tensor  # noqa: E402
+from models.team08_HATFreq.image_io import read_rgb  # noqa: E402
+from models.team08_HATFreq.tiling import to_tensor  # noqa: E402
 from models.team08_HATFreq.weights import describe, load_weights, save_weights  # noqa: E402
 from training.checkpoint import KEYS, LAST, save_checkpoint  # noqa: E402
 

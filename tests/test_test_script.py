@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from models.team08_HATFreq import PRESETS, HATFreq, override
-from models.team08_HATFreq.images import read_picture, read_rgb, write_png
-from models.team08_HATFreq.io import NetworkRestorer, RestorationError, output_names, restore_folder
-from models.team08_HATFreq.restore import self_ensemble, to_samples, to_tensor
+from models.team08_HATFreq.image_io import read_picture, read_rgb, write_png
+from models.team08_HATFreq.inference import NetworkRestorer, RestorationError, output_names, restore_folder
+from models.team08_HATFreq.tiling import self_ensemble, to_samples, to_tensor
 from models.team08_HATFreq.weights import save_weights
 from utils.resize import imresize
 

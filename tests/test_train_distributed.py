@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import train
-from models.team08_HATFreq.images import write_png
+from models.team08_HATFreq.image_io import write_png
 from models.team08_HATFreq.weights import read_state_dict
 from training.checkpoint import load_checkpoint
 from training.config import ConfigError

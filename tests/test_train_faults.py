@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import train
-from models.team08_HATFreq.images import write_png
+from models.team08_HATFreq.image_io import write_png
 from tests.training_run import assert_equal_runs, checkpoint
 from training.checkpoint import load_checkpoint
 

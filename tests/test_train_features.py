@@ -12,7 +12,7 @@ import torch
 
 import train
 from models.team08_HATFreq import HATFreq
-from models.team08_HATFreq.images import read_rgb, write_png
+from models.team08_HATFreq.image_io import read_rgb, write_png
 from tests.training_run import assert_equal_runs, checkpoint, log_rows
 from training.config import model_config, parse_arguments
 from utils.resize import imresize

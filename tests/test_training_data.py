@@ -9,15 +9,16 @@ import pytest
 import torch
 from PIL import Image
 
-from models.team08_HATFreq.images import write_png
+from image_data.degradation import shrink
+from image_data.geometry import orient
+from image_data.mixture import check_mixture, open_source, parse_source
+from image_data.sources import DataError, ImageFile
+from models.team08_HATFreq.image_io import write_png
 from training import audit as audits
 from training.audit import Audit, Photograph, audit, digest, fingerprint
-from training.data import Patches, StepBatches, make_loader, masses, orient, to_pair, together
+from training.data import Patches, StepBatches, make_loader, masses, to_pair, together
 from training.decoded import DecodedImages
-from training.degrade import shrink
-from training.mixture import check_mixture, open_source, parse_source
 from training.progress import Unreadable
-from training.sources import DataError, ImageFile
 from utils.resize import imresize
 
 GOLDEN_CROPS = [("0.png", 6, 32, 8), ("0.png", 0, 32, 20), ("3.png", 7, 8, 32)]

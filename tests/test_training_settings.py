@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.team08_HATFreq.images import read_rgb
+from models.team08_HATFreq.image_io import read_rgb
 from training.config import TrainConfig, changed_settings, parse_arguments
 from training.curves import draw_curves
 from training.losses import LOSSES, parse_loss, total_loss

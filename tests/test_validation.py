@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from models.team08_HATFreq.images import read_rgb, write_png
+from evaluation.score import restore_uint8
+from image_data.sources import DataError
+from models.team08_HATFreq.image_io import read_rgb, write_png
 from training.distributed import World
 from training.log import Log, write_left_out
 from training.samples import draw_samples
-from training.sources import DataError
-from training.validation import load_sets, restore, set_names, validate
+from training.validation import load_sets, set_names, validate
 
 ALONE = World(0, 1, torch.device("cpu"))
 
@@ -35,7 +36,7 @@ def test_validation_is_the_mean_of_golden_values(tmp_path):
     write_png(tmp_path / "one" / "b.png", np.full((32, 32, 3), 253, np.uint8))  # 258 is clamped to 255: two levels off
     write_png(tmp_path / "two" / "c.png", np.full((32, 32, 3), 200, np.uint8))
     sets = load_sets((str(tmp_path / "one"), str(tmp_path / "two")), ())
-    assert [pair.gt.shape for pair in sets[0].pairs] == [(32, 32, 3), (32, 32, 3)]
+    assert [pair.target.shape for pair in sets[0].pairs] == [(32, 32, 3), (32, 32, 3)]
     five, two = (20 * math.log10(255 / (levels * 219 / 255)) for levels in (5, 2))  # a grey level is 219 / 255 in Y
     expected = {"one": pytest.approx((five + two) / 2, abs=1e-6), "two": pytest.approx(five, abs=1e-6)}
     for tile in (0, 3):
@@ -51,7 +52,7 @@ def test_restored_samples_are_rounded_to_the_nearest():
                 + torch.tensor([0.6, 0.4, -0.6]).view(3, 1, 1) / 255
             )
 
-    sr = restore(Half(), np.full((2, 3, 3), 100, np.uint8), torch.device("cpu"))
+    sr = restore_uint8(Half(), np.full((2, 3, 3), 100, np.uint8), torch.device("cpu"))
     assert sr.shape == (8, 12, 3) and (sr == np.array([101, 100, 99])).all()
 
 
@@ -127,11 +128,11 @@ def test_samples_show_enlarged_restored_and_target(tmp_path):
         (tmp_path / name).mkdir()
         write_png(tmp_path / name / "a.png", noise(h, w))
     sets = load_sets((str(tmp_path / "one"), str(tmp_path / "two")), ())
-    draw_samples(lambda lq: restore(Brighter(), lq, torch.device("cpu")), sets, 5, tmp_path / "samples" / "s.png")
+    draw_samples(lambda lq: restore_uint8(Brighter(), lq, torch.device("cpu")), sets, 5, tmp_path / "samples" / "s.png")
     sheet = read_rgb(tmp_path / "samples" / "s.png")
     assert sheet.shape == (256 + 8 + 40, 3 * 256 + 2 * 8, 3)
     gt = noise(400, 300)[72:328, 20:276]  # the middle: 64x64 of 100x75 LR pixels, from (18, 5)
     np.testing.assert_array_equal(sheet[:256, 528:784], gt)
     np.testing.assert_array_equal(sheet[264:304, 112:160], noise(40, 48))
     lq = sets[0].pairs[0].lq[18:82, 5:69]
-    np.testing.assert_array_equal(sheet[:256, 264:520], restore(Brighter(), lq, torch.device("cpu")))
+    np.testing.assert_array_equal(sheet[:256, 264:520], restore_uint8(Brighter(), lq, torch.device("cpu")))

@@ -18,10 +18,11 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from models.team08_HATFreq.images import ImageError, read_picture
-from training.degrade import SCALE
-from training.mixture import NAMED, Source
-from training.sources import DataError, ImageFile
+from image_data.degradation import SCALE
+from image_data.geometry import cut_to_scale, fits
+from image_data.mixture import NAMED, Source
+from image_data.sources import DataError, ImageFile
+from models.team08_HATFreq.image_io import ImageError, read_picture
 
 Image = NDArray[np.uint8]
 AT_ONCE = 2048  # images between two writes to the database
@@ -139,12 +140,6 @@ def digest(image: Image) -> str:
     return blake2b(np.ascontiguousarray(image).tobytes(), digest_size=16, person=b"%dx%d" % image.shape[:2]).hexdigest()
 
 
-def cut_to_scale(image: Image) -> Image:
-    """Bottom and right cut to multiples of the scale."""
-    h, w = image.shape[:2]
-    return image[: h - h % SCALE, : w - w % SCALE]
-
-
 def default_cache() -> Path:
     """Where the findings of all runs of a person are kept."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hatfreq" / "audit.sqlite"
@@ -179,12 +174,6 @@ def _reason(
         name = item.low.name if item.low else ""
         return f"wrong scale: {name} is {low.width}x{low.height}, it needs {w // SCALE}x{h // SCALE}"
     return ""
-
-
-def fits(height: int, low_height: int, width: int, low_width: int) -> bool:
-    """Whether a low-resolution image has a quarter of the sides, rounded down or up as MATLAB does."""
-    sides = ((height, low_height), (width, low_width))
-    return all(low in (high // SCALE, -(-high // SCALE)) for high, low in sides)
 
 
 def _fault_message(faults: list[tuple[str, str]], total: int) -> str:

@@ -17,9 +17,9 @@ from typing import Any, get_args, get_origin
 import numpy as np
 import torch
 
+from image_data.mixture import check_mixture
 from models.team08_HATFreq import PRESETS, HATConfig, override
 from training.losses import parse_loss
-from training.mixture import check_mixture
 from training.schedule import parse_finish_in
 from training.settings_file import settings_words
 

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from models.team08_HATFreq.images import ImageError
+from image_data.degradation import REACH, SCALE, shrink
+from image_data.geometry import cut_region, orient
+from models.team08_HATFreq.image_io import ImageError
 from training.audit import Photograph
 from training.decoded import DecodedImages, low_pixels
-from training.degrade import REACH, SCALE, shrink
 
 ATTEMPTS = 100  # draws for one sample before a training set counts as lost
 
@@ -216,33 +217,6 @@ def masses(photographs: list[Photograph], weights: Sequence[float] = ()) -> NDAr
     shares = np.divide(weights, totals, out=np.zeros(len(weights)), where=totals > 0)
     scaled = areas * shares[sources]
     return np.maximum(1, np.rint(scaled / scaled.sum() * 2**52)).astype(np.int64)
-
-
-def cut_region(image: Image, top: int, left: int, side: int) -> Image:
-    """A square of an image with `REACH` more pixels on each side, the image mirrored at its borders as MATLAB does.
-
-    Args:
-        image: uint8 `h w 3`.
-        top, left, side: of the square, which lies in the image.
-
-    Returns:
-        uint8 `side+12 side+12 3`, contiguous.
-    """
-    y, x = top - REACH, left - REACH
-    end_y, end_x = top + side + REACH, left + side + REACH
-    h, w = image.shape[:2]
-    inside = image[max(0, y) : min(h, end_y), max(0, x) : min(w, end_x)]
-    beyond = ((max(0, -y), max(0, end_y - h)), (max(0, -x), max(0, end_x - w)), (0, 0))
-    return np.ascontiguousarray(np.pad(inside, beyond, "symmetric"))
-
-
-def orient(image: Image, orientation: int) -> Image:
-    """One of the eight flips and quarter turns of `h w c`, as a view: bit 2 transposes, then bits 1 and 0 flip."""
-    if orientation & 4:
-        image = image.swapaxes(0, 1)
-    if orientation & 2:
-        image = image[::-1]
-    return image[:, ::-1] if orientation & 1 else image
 
 
 def _to_network(batch: Tensor) -> Tensor:

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.team08_HATFreq.images import TEMPORARY, ImageError
-from training.audit import Photograph, cut_to_scale
-from training.degrade import SCALE
-from training.sources import ImageFile
+from image_data.degradation import SCALE
+from image_data.geometry import cut_to_scale
+from image_data.sources import ImageFile
+from models.team08_HATFreq.image_io import TEMPORARY, ImageError
+from training.audit import Photograph
 
 Image = NDArray[np.uint8]
 DIGEST = 32  # hexadecimal digits of a photograph's own digest, before its low-resolution file's

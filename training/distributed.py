@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from models.team08_HATFreq.processes import told_by_main
+from models.team08_HATFreq.system import told_by_main
 from training.config import ConfigError
 
 PATIENCE = timedelta(hours=12)  # the audit of a large training set, which the main process makes, may take hours

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from image_data.sources import DataError
 from models.team08_HATFreq.memory import peak_memory
 from training.data import Batch
-from training.sources import DataError
 
 LAZY_LOSSES = 20  # steps whose losses may wait on a GPU: reading one waits until the GPU has made it
 REMEDY = "lower --lr or set --grad_clip, and start again: the last checkpoint is untouched"

@@ -8,9 +8,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from models.team08_HATFreq.images import write_png
-from training.degrade import SCALE
-from training.validation import ValidationPair, ValidationSet
+from image_data.degradation import SCALE
+from image_data.pairs import Pair
+from models.team08_HATFreq.image_io import write_png
+from training.validation import ValidationSet
 
 Image = NDArray[np.uint8]
 SIDE = 64  # LR pixels of the window shown
@@ -34,8 +35,8 @@ def draw_samples(restore: Callable[[Image], Image], sets: list[ValidationSet], c
     write_png(picture, sheet[:-GAP])
 
 
-def _row(restore: Callable[[Image], Image], pair: ValidationPair) -> Image:
-    lq, gt = _middle(pair.lq, SIDE), _middle(pair.gt, SIDE * SCALE)
+def _row(restore: Callable[[Image], Image], pair: Pair) -> Image:
+    lq, gt = _middle(pair.lq, SIDE), _middle(pair.target, SIDE * SCALE)
     h, w = gt.shape[:2]
     enlarged = cv2.resize(lq, (w, h), interpolation=cv2.INTER_CUBIC)
     gap = np.full((h, GAP, 3), 255, np.uint8)

@@ -8,15 +8,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.team08_HATFreq.images import ImageError
-from models.team08_HATFreq.io import restore_folder
+from models.team08_HATFreq.image_io import ImageError
+from models.team08_HATFreq.inference import restore_folder
 from utils.resize import imresize
 
 __all__ = ["main"]
 
 
 class BicubicRestorer:
-    """MATLAB's `imresize(image, 4)` with the border sample repeated; see `models.team08_HATFreq.io.Restorer`."""
+    """MATLAB's `imresize(image, 4)` with the border sample repeated; see `models.team08_HATFreq.inference.Restorer`."""
 
     scale = 4
     settings: dict[str, Any]

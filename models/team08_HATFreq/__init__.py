@@ -6,7 +6,7 @@
 The folder stands alone: with `model_zoo/team08_HATFreq` it runs inside the organisers' repository.
 """
 
-from .io import main
+from .inference import main
 from .network import PRESETS, HATConfig, HATFreq, override
 
 __all__ = ["PRESETS", "HATConfig", "HATFreq", "build_model", "main", "override"]

@@ -12,7 +12,7 @@ Changed against the reference code, with parameters and results kept (tests/test
 * only the windows that wrap around the image see the shift mask, so no mask of the whole image exists, and only they
   are copied together from opposite sides: the others are attended where they lie;
 * the overlapping keys and values are strided views of the padded image; there is no im2col;
-* on the CPU and without gradients, windows are attended a few at a time (see linear.py);
+* on the CPU and without gradients, windows are attended a few at a time (see layers.py);
 * tensors stay `b h w c` from block to block.
 
 Vocabulary: b batch, h w height and width, c channels, gh gw the grid of windows, n query tokens of a window, m key
@@ -27,7 +27,7 @@ from timm.layers import trunc_normal_
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .linear import PIECE, Linear, in_pieces, linear
+from .layers import PIECE, Linear, in_pieces, linear
 
 MASKED = -100.0  # the reference's value: small enough to vanish in the softmax, finite in every dtype
 

@@ -35,7 +35,7 @@ from .attention import (
     self_attention_index,
 )
 from .frequency import FREQUENCY_MODES, FrequencyFusion, FrequencyMode
-from .linear import Linear, Mlp, linear
+from .layers import Linear, Mlp, linear
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K, in [0, 1]; fixed in HAT and in its checkpoints
 

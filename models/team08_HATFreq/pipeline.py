@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from .images import ImageError, Picture, read_picture, size_of, write_png
+from .image_io import ImageError, Picture, read_picture, size_of, write_png
 from .record import Record, RestorationError
 
 

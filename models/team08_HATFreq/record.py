@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .images import write_bytes
+from .image_io import write_bytes
 
 RECORD = "record.json"
 PARTS = "record.*.json"  # of the processes that share a folder, until the main one joins them

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from .memory import Work, available_memory, choose_tile
 from .network import HATFreq
 from .record import RestorationError
-from .restore import restore_samples, self_ensemble
+from .tiling import restore_samples, self_ensemble
 
 SMALLEST_TILE = 32
 IN_FLIGHT = 2  # images, with their results, that are in memory at one time: one is restored, others read and written

@@ -24,7 +24,7 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
-from .images import write_bytes
+from .image_io import write_bytes
 from .network import PRESETS, HATConfig, HATFreq
 
 StateDict = dict[str, Tensor]

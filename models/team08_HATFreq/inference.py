@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
-from .images import TEMPORARY, list_images
+from .image_io import TEMPORARY, list_images
 from .memory import peak_memory
 from .network import PRESETS, HATFreq, override
 from .pipeline import Outcome, Pipeline, Restorer, pixels_of
-from .processes import crew, own_device, share_out
 from .record import RECORD, Record, RestorationError, open_record
 from .restorer import NetworkRestorer, Precision
+from .system import crew, own_device, share_out
 from .weights import WeightsError, describe, load_weights, preset_of, read_state_dict, verify_checksum
 
 __all__ = ["NetworkRestorer", "RestorationError", "Restorer", "build_for", "main", "output_names", "restore_folder"]

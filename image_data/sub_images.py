@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.team08_HATFreq.images import ImageError, list_images, read_picture, read_rgb, write_bytes, write_png
-from training.audit import cut_to_scale, fits
-from training.degrade import SCALE
-from training.headers import read_header
-from training.mixture import NAMED
-from training.sources import DataError, ImageFile
-from training.workers import in_order
+from image_data.degradation import SCALE
+from image_data.geometry import cut_to_scale, fits
+from image_data.headers import read_header
+from image_data.mixture import NAMED
+from image_data.sources import DataError, ImageFile
+from image_data.workers import in_order
+from models.team08_HATFreq.image_io import ImageError, list_images, read_picture, read_rgb, write_bytes, write_png
 
 RECORD = "sub_images.json"  # beside the sub-images: how they were cut
 Pair = tuple[ImageFile, ImageFile | None]  # a photograph and its official low-resolution image

@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 
-from training.sources import DataError, ImageFile, expand
+from image_data.sources import DataError, ImageFile, expand
 
 NAMED = 10  # how many images a message lists
 SCALE_SUFFIX = "x4"  # official low-resolution images may carry it: 0001.png <-> 0001x4.png

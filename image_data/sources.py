@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from models.team08_HATFreq.images import IMAGE_SUFFIXES, ImageError, list_images, read_rgb
+from models.team08_HATFreq.image_io import IMAGE_SUFFIXES, ImageError, list_images, read_rgb
 
 IN_SHARD = "::"  # between a shard's path and a member's name
 TREE = "**"  # last part of a folder that stands for its sub-folders too

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from models.team08_HATFreq.images import ImageError, size_of
-from training.sources import ImageFile
-from training.workers import in_order
+from image_data.sources import ImageFile
+from image_data.workers import in_order
+from models.team08_HATFreq.image_io import ImageError, size_of
 
 SHARE = 256  # files that a worker takes at once
 

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from models.team08_HATFreq.images import TEMPORARY, ImageError
-from training.headers import Header
-from training.mixture import NAMED
-from training.sources import DataError, ImageFile, index_shard
-from training.workers import in_order
+from image_data.headers import Header
+from image_data.mixture import NAMED
+from image_data.sources import DataError, ImageFile, index_shard
+from image_data.workers import in_order
+from models.team08_HATFreq.image_io import TEMPORARY, ImageError
 
 
 @dataclass
