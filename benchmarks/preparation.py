@@ -20,7 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.loader import large_picture
 from image_data.workers import usable_cores
-from models.team08_HATFreq.image_io import list_images, read_rgb, write_bytes, write_png
+from models.team08_HATFreq.image_io import list_images, read_rgb, write_png
+from models.team08_HATFreq.system import write_bytes
 
 ROOT = Path(__file__).resolve().parents[1]
 

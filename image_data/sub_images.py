@@ -19,7 +19,8 @@ from image_data.headers import read_header
 from image_data.mixture import NAMED
 from image_data.sources import DataError, ImageFile
 from image_data.workers import in_order
-from models.team08_HATFreq.image_io import ImageError, list_images, read_picture, read_rgb, write_bytes, write_png
+from models.team08_HATFreq.image_io import ImageError, list_images, read_picture, read_rgb, write_png
+from models.team08_HATFreq.system import write_bytes
 
 RECORD = "sub_images.json"  # beside the sub-images: how they were cut
 Pair = tuple[ImageFile, ImageFile | None]  # a photograph and its official low-resolution image

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from image_data.degradation import SCALE
 from image_data.geometry import cut_to_scale
 from image_data.sources import ImageFile
-from models.team08_HATFreq.image_io import TEMPORARY, ImageError
+from models.team08_HATFreq.image_io import ImageError
+from models.team08_HATFreq.system import TEMPORARY
 from training.audit import Photograph
 
 Image = NDArray[np.uint8]

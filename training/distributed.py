@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from models.team08_HATFreq.system import told_by_main
+from models.team08_HATFreq.system import broadcast_from_main
 from training.config import ConfigError
 
 PATIENCE = timedelta(hours=12)  # the audit of a large training set, which the main process makes, may take hours
@@ -59,7 +59,7 @@ class World:
 
     def from_main(self, function: Callable[[], T]) -> T:
         """Call a function in the main process and give its result, or raise its error, in all of them."""
-        return told_by_main(function, self.main, self.size, self.talk)
+        return broadcast_from_main(function, self.main, self.size, self.talk)
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum over all processes, in place."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from models.team08_HATFreq.image_io import write_bytes
+from models.team08_HATFreq.system import write_bytes
 from training.curves import draw_curves
 
 COLUMNS = ("step", "loss", "lr", "psnr", "images_per_s", "seconds")

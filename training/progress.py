@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from image_data.sources import DataError
-from models.team08_HATFreq.memory import peak_memory
+from models.team08_HATFreq.system import peak_memory
 from training.data import Batch
 
 LAZY_LOSSES = 20  # steps whose losses may wait on a GPU: reading one waits until the GPU has made it

@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Restorer = Callable[[Tensor], Tensor]
+Upscale = Callable[[Tensor], Tensor]
 Pixels = TypeVar("Pixels", Tensor, NDArray[Any])
 BAND = 256  # rows that are turned into samples at once
 
 
-def self_ensemble(fn: Restorer, lq: Tensor) -> Tensor:
+def self_ensemble(fn: Upscale, lq: Tensor) -> Tensor:
     """The mean of `fn` over the eight flips and transposes of `b c h w`, each undone; float32.
 
     Source: R. Timofte et al., "Seven ways to improve example-based single image super resolution", CVPR 2016.
@@ -28,13 +28,13 @@ def self_ensemble(fn: Restorer, lq: Tensor) -> Tensor:
     return reduce(torch.add, _flipped_passes(fn, lq.mT), upright).mT / 8
 
 
-def _flipped_passes(fn: Restorer, lq: Tensor) -> Iterator[Tensor]:
+def _flipped_passes(fn: Upscale, lq: Tensor) -> Iterator[Tensor]:
     """`fn` applied to the four flips of `b c h w`, each undone on the result; float32."""
     for axes in ((), (-1,), (-2,), (-2, -1)):
         yield fn(lq.flip(axes).contiguous()).float().flip(axes)
 
 
-def restore_tiled(fn: Restorer, lq: Tensor, scale: int, tile: int, overlap: int) -> Tensor:
+def restore_tiled(fn: Upscale, lq: Tensor, scale: int, tile: int, overlap: int) -> Tensor:
     """Restore tile by tile and blend the overlaps; seamless, and equal to `fn(lq)` for a purely local `fn`.
 
     Args, errors: as `restore_blocks`.
@@ -52,7 +52,7 @@ def restore_tiled(fn: Restorer, lq: Tensor, scale: int, tile: int, overlap: int)
     return sr
 
 
-def restore_samples(fn: Restorer, rgb: NDArray[Any], scale: int, tile: int, overlap: int) -> NDArray[Any]:
+def restore_samples(fn: Upscale, rgb: NDArray[Any], scale: int, tile: int, overlap: int) -> NDArray[Any]:
     """Restore an image of integer samples in little more memory than the image and its result take.
 
     Only the tile that is worked on and the strips that it shares with its neighbours are ever held as floats.
