@@ -5,12 +5,14 @@
     shard_00000.unreadable.csv    the shard's images that could not be read, if there are any
     features.json                 the settings of the whole folder
 
-Nothing in these files depends on when, where or by how many processes they were written.
+Nothing in these files depends on when, where or by how many processes they were written. A Parquet file's metadata
+holds how its shard was made and the checksum of its embeddings.
 """
 
 import csv
 import io
 import json
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -21,11 +23,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from data_curation.phash import ORIENTATIONS
 from image_data.sources import DataError
 from models.team08_HATFreq.system import write_bytes
 
 SETTINGS = "features.json"
+ORIENTATIONS = 8  # of a perceptual hash
+THUMBNAIL = 16  # pixels a side
 SCHEMA = pa.schema(
     [
         ("name", pa.string()),
@@ -36,15 +39,26 @@ SCHEMA = pa.schema(
         ("phash", pa.list_(pa.uint64(), ORIENTATIONS)),
         ("blockiness", pa.float32()),
         ("sharpness", pa.float32()),
+        ("thumbnail", pa.binary(3 * THUMBNAIL**2)),
+        ("keypoints", pa.binary()),
     ]
 )
-_MODEL, _INPUTS = b"model", b"inputs"  # keys of a Parquet file's metadata
-_SMALL = 64 * 1024  # rows gathered at a time
+_MADE, _INPUTS, _CHECKSUM, _UNREADABLE = b"made", b"inputs", b"crc32", b"unreadable"  # keys of a file's metadata
+_BLOCK = 64 * 1024  # rows gathered at a time
+Buffer = bytes  # Record has a field of that name
 
 
 @dataclass(frozen=True)
 class Record:
-    """What is known of an image beside its embedding; sizes in pixels as the file holds them, upright."""
+    """What is known of an image beside its embedding.
+
+    Attributes:
+        height, width: in pixels as the file holds them, upright.
+        phash: of the eight orientations; see embed/phash.py.
+        blockiness, sharpness: see embed/quality.py.
+        thumbnail: uint8 `16 16 3`, the whole image.
+        keypoints: `n` of embed/keypoints.py's HASHED.
+    """
 
     name: str
     height: int
@@ -54,6 +68,8 @@ class Record:
     phash: list[int]
     blockiness: float
     sharpness: float
+    thumbnail: Buffer
+    keypoints: Buffer
 
 
 @dataclass(frozen=True)
@@ -87,6 +103,11 @@ class Settings:
         """How many shards the images fill."""
         return -(-self.images // self.shard_size)
 
+    @property
+    def made(self) -> str:
+        """How each embedding was made, in words: what all shards of a folder share."""
+        return f"{self.model}, downscale {self.downscale}, {self.precision}, batches of {self.batch}, {self.weights}"
+
     def encode(self) -> bytes:
         """The file's content."""
         return (json.dumps(asdict(self), indent=2) + "\n").encode()
@@ -100,16 +121,17 @@ class Features:
     """A complete features folder, opened for reading."""
 
     def __init__(self, folder: str | Path) -> None:
-        """Open a folder and check every shard's header.
+        """Open a folder and check every shard's header; the embeddings' checksums are checked when they are read.
 
         Raises:
-            FeaturesError: missing or incomplete (the first missing shard is named), of several models, damaged, or
+            FeaturesError: missing or incomplete (the first missing shard is named), of several settings, damaged, or
                 without a single embedding.
         """
         self.folder = Path(folder)
         self.settings = read_settings(self.folder)
         self._counts = [self._check(number) for number in range(self.settings.shards)]
         self._starts = np.concatenate([[0], np.cumsum(self._counts)]).astype(np.int64)
+        self._sound: set[int] = set()
         if not len(self):
             raise FeaturesError(
                 f"{folder} holds no embedding: none of its {self.settings.images} images could be read; "
@@ -119,38 +141,53 @@ class Features:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    @property
-    def table(self) -> pa.Table:
-        """All columns of all rows; see SCHEMA."""
-        return self.columns(*SCHEMA.names)
-
     def columns(self, *names: str) -> pa.Table:
-        """Some columns of all rows: less memory than `table`."""
-        parts = [
-            pq.read_table(self._path(number, "parquet"), columns=list(names)).replace_schema_metadata(None)
-            for number in range(self.settings.shards)
-        ]
-        return pa.concat_tables(parts)
+        """Some columns of all rows; see SCHEMA."""
+        parts = []
+        for number in range(self.settings.shards):
+            path = shard_path(self.folder, number, "parquet")
+            try:
+                parts.append(pq.read_table(path, columns=list(names), page_checksum_verification=True))
+            except (OSError, pa.ArrowException) as error:
+                raise FeaturesError(f"{path} is damaged ({error}); {_again(self.folder, number)}") from error
+        return pa.concat_tables([part.replace_schema_metadata() for part in parts])
+
+    def column(self, name: str) -> list[Any]:
+        """One column of all rows as Python objects."""
+        return self.columns(name)[name].to_pylist()
 
     def phashes(self) -> NDArray[np.uint64]:
         """The perceptual hashes, uint64 `n 8`."""
         lists = self.columns("phash")["phash"].combine_chunks()
         return np.asarray(lists.flatten(), np.uint64).reshape(-1, ORIENTATIONS)
 
+    def thumbnails(self) -> NDArray[np.uint8]:
+        """uint8 `n 16 16 3`."""
+        content = b"".join(self.column("thumbnail"))
+        return np.frombuffer(content, np.uint8).reshape(-1, THUMBNAIL, THUMBNAIL, 3)
+
     def shards(self) -> Iterator[NDArray[np.float16]]:
-        """The embeddings, `n d` a shard, memory-mapped; drop one before the next to give its memory back."""
+        """The embeddings, `n d` a shard, memory-mapped; drop one before the next to give its memory back.
+
+        Raises:
+            FeaturesError: a shard's bytes are not those that were written.
+        """
         for number in range(self.settings.shards):
             yield self._open(number)
 
     def vectors(self, rows: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.float32]:
-        """The embeddings of some rows, float32 `len(rows) d`, in the order asked for."""
+        """The embeddings of some rows, float32 `len(rows) d`, in the order asked for.
+
+        Raises:
+            FeaturesError: a shard's bytes are not those that were written.
+        """
         wanted = np.asarray(rows, np.int64)
         found = np.empty((len(wanted), self.settings.dimension), np.float32)
         numbers = np.searchsorted(self._starts, wanted, side="right") - 1
         for number in np.unique(numbers):
             places = np.flatnonzero(numbers == number)
             shard = self._open(int(number))
-            for part in np.array_split(places, -(-len(places) // _SMALL)):
+            for part in np.array_split(places, -(-len(places) // _BLOCK)):
                 found[part] = shard[wanted[part] - self._starts[number]]
         return found
 
@@ -158,35 +195,53 @@ class Features:
         """Name and reason of every image that could not be read, in the order of the inputs."""
         found: list[tuple[str, str]] = []
         for number in range(self.settings.shards):
-            path = self._path(number, "unreadable.csv")
+            path = shard_path(self.folder, number, "unreadable.csv")
             if path.exists():
                 with path.open(newline="") as file:
                     found += [(row["name"], row["reason"]) for row in csv.DictReader(file)]
         return found
 
-    def _path(self, number: int, suffix: str) -> Path:
-        return shard_path(self.folder, number, suffix)
-
     def _open(self, number: int) -> NDArray[np.float16]:
         if not self._counts[number]:
             return np.empty((0, self.settings.dimension), np.float16)  # nothing cannot be memory-mapped
-        return np.load(self._path(number, "npy"), mmap_mode="r")
+        shard = self._map(number, self._counts[number])
+        if number not in self._sound:
+            path = shard_path(self.folder, number, "parquet")
+            if _checksum(shard) != _metadata(path).metadata[_CHECKSUM]:
+                raise FeaturesError(
+                    f"{path.with_suffix('.npy')} is damaged: its checksum is wrong; {_again(self.folder, number)}"
+                )
+            self._sound.add(number)
+        return shard
 
     def _check(self, number: int) -> int:
         """Embeddings of a shard."""
-        path = self._path(number, "parquet")
+        path = shard_path(self.folder, number, "parquet")
         if not path.exists():
             raise FeaturesError(f"{path} is missing: run data_curation.embed again to finish {self.folder}")
-        metadata = _metadata(path)
-        model = (metadata.metadata or {}).get(_MODEL, b"").decode()
-        if model != self.settings.model:
-            raise FeaturesError(f"{path} is of {model}, {SETTINGS} of {self.settings.model}: embed the folder anew")
-        shape = _npy_shape(self._path(number, "npy"))
-        if shape != (metadata.num_rows, self.settings.dimension):
+        found = _metadata(path)
+        settings = self.settings
+        made = (found.metadata or {}).get(_MADE, b"an earlier version").decode()
+        if made != settings.made:
+            raise FeaturesError(f"{path} was made with {made}, not with {settings.made}: embed to a new folder")
+        images = min(settings.shard_size, settings.images - number * settings.shard_size)
+        if found.num_rows + int(found.metadata[_UNREADABLE]) != images:
             raise FeaturesError(
-                f"{path} has {metadata.num_rows} rows, its .npy file the shape {shape}: delete it and embed again"
+                f"{path} is not of {images} images: it is another folder's; {_again(self.folder, number)}"
             )
-        return int(metadata.num_rows)
+        if found.num_rows:
+            self._map(number, found.num_rows)
+        return int(found.num_rows)
+
+    def _map(self, number: int, rows: int) -> NDArray[np.float16]:
+        path = shard_path(self.folder, number, "npy")
+        try:
+            shard = np.load(path, mmap_mode="r")
+        except (OSError, ValueError, EOFError) as error:
+            raise FeaturesError(f"{path} is missing or damaged ({error}); {_again(self.folder, number)}") from error
+        if shard.dtype != np.float16 or shard.shape != (rows, self.settings.dimension):
+            raise FeaturesError(f"{path} does not fit its .parquet file; {_again(self.folder, number)}")
+        return shard
 
 
 def read_settings(folder: Path) -> Settings:
@@ -203,7 +258,7 @@ def read_settings(folder: Path) -> Settings:
     except OSError as error:
         raise FeaturesError(f"{path} cannot be read ({error.strerror}): make it by data_curation.embed") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise FeaturesError(f"{path} is damaged ({error}): embed the folder anew") from error
+        raise FeaturesError(f"{path} is damaged ({error}): embed to a new folder") from error
 
 
 def shard_path(folder: Path, number: int, suffix: str) -> Path:
@@ -223,7 +278,7 @@ def write_shard(
     vectors: NDArray[np.float16],
     records: list[Record],
     unreadable: list[tuple[str, str]],
-    model: str,
+    settings: Settings,
     inputs: str,
 ) -> None:
     """Write a shard's files, the one that marks it complete last.
@@ -232,16 +287,23 @@ def write_shard(
         vectors: float16 `n d`, rows of length one.
         records: one a row.
         unreadable: name and reason.
-        model, inputs: the encoder's id and the fingerprint of the images' names and sizes.
+        inputs: the fingerprint of the images' names and sizes.
     """
     npy = io.BytesIO()
     np.save(npy, vectors)
     write_bytes(shard_path(folder, number, "npy"), npy.getvalue())
     _write_unreadable(shard_path(folder, number, "unreadable.csv"), unreadable)
-    schema = SCHEMA.with_metadata({_MODEL: model.encode(), _INPUTS: inputs.encode()})
+    metadata = {_MADE: settings.made.encode(), _INPUTS: inputs.encode(), _CHECKSUM: _checksum(vectors),
+                _UNREADABLE: str(len(unreadable)).encode()}  # fmt: skip
     parquet = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist([asdict(record) for record in records], schema), parquet, compression="zstd")
+    pq.write_table(to_table(records).replace_schema_metadata(metadata), parquet, compression="zstd",
+                   write_page_checksum=True)  # fmt: skip
     write_bytes(shard_path(folder, number, "parquet"), parquet.getvalue())
+
+
+def to_table(records: Sequence[Record]) -> pa.Table:
+    """A row a record; see SCHEMA."""
+    return pa.table({name: [getattr(record, name) for record in records] for name in SCHEMA.names}, SCHEMA)
 
 
 def normalised(vectors: NDArray[np.float32]) -> NDArray[np.float16]:
@@ -254,6 +316,14 @@ def normalised(vectors: NDArray[np.float32]) -> NDArray[np.float16]:
     if not (np.isfinite(lengths).all() and (lengths > 0).all()):
         raise FeaturesError("the encoder gave an embedding that is zero or not finite: check its weights, or use fp32")
     return (vectors / lengths).astype(np.float16)
+
+
+def _again(folder: Path, number: int) -> str:
+    return f"delete {shard_path(folder, number, 'parquet')} and run data_curation.embed again"
+
+
+def _checksum(vectors: NDArray[np.float16]) -> bytes:
+    return f"{zlib.crc32(np.ascontiguousarray(vectors).data):08x}".encode()
 
 
 def _write_unreadable(path: Path, unreadable: list[tuple[str, str]]) -> None:
@@ -270,18 +340,4 @@ def _metadata(path: Path) -> pq.FileMetaData:
     try:
         return pq.read_metadata(path)
     except (OSError, pa.ArrowException) as error:
-        raise FeaturesError(f"{path} is damaged ({error}): delete it and embed again") from error
-
-
-def _npy_shape(path: Path) -> tuple[int, ...]:
-    try:
-        with path.open("rb") as file:
-            version = np.lib.format.read_magic(file)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, _, kind = read(file)
-            held = path.stat().st_size - file.tell()
-    except (OSError, ValueError) as error:
-        raise FeaturesError(f"{path} is missing or damaged ({error}): delete its .parquet and embed again") from error
-    if kind != np.float16 or held != 2 * int(np.prod(shape)):
-        raise FeaturesError(f"{path} is cut short or not of float16: delete its .parquet and embed again")
-    return shape
+        raise FeaturesError(f"{path} is damaged ({error}): delete it and run data_curation.embed again") from error

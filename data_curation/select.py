@@ -10,8 +10,11 @@ and count. Equal scores are ordered by name, so the same features give the same 
 
 import argparse
 import csv
+import io
 import json
 import os
+import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,15 +24,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from data_curation.embed.run import positive
 from data_curation.features import Features, FeaturesError
-from data_curation.scoring import Nearest, places, ranked, score_pool
+from data_curation.neighbours import Nearest, Shards, by_name, products
 from image_data.sources import IN_SHARD, DataError
-from models.team08_HATFreq.system import TEMPORARY, write_bytes
+from models.team08_HATFreq.system import atomic_write, write_bytes
 
 NAME = "data_ldcc"
 COLUMNS = ("name", "score", "nearest_query", "rank", "chosen", "reason")
-_ENDS_LINE = r"[\n\r\v\f\x1c-\x1e\x{85}\x{2028}\x{2029}]"  # what str.splitlines takes for the end of a line
 _BINS = 200  # of the histogram of scores, from -1 to 1
+_NEARLY_EQUAL = 0.98  # score from which on an image may well be the query itself
 
 
 def gates(table: pa.Table, removed: set[str], args: argparse.Namespace) -> dict[str, NDArray[np.bool_]]:
@@ -39,7 +43,7 @@ def gates(table: pa.Table, removed: set[str], args: argparse.Namespace) -> dict[
         DataError: an image to leave out that the pool does not hold.
     """
     names = table["name"]
-    found = {"its name cannot stand in a list": np.asarray(pc.match_substring_regex(names, _ENDS_LINE))}
+    found: dict[str, NDArray[np.bool_]] = {}
     if removed:
         out = np.asarray(pc.is_in(names, pa.array(sorted(removed), pa.string())))
         if int(out.sum()) != len(removed):
@@ -56,6 +60,45 @@ def gates(table: pa.Table, removed: set[str], args: argparse.Namespace) -> dict[
     return found
 
 
+def score_pool(
+    shards: Shards, count: int, queries: NDArray[np.floating[Any]], rule: str, top: int, nearest: Nearest | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Score every row of a pool.
+
+    Args:
+        shards: float16 `n d`, rows of length one.
+        count: rows of all shards.
+        queries: `m d`.
+        rule: the score is the largest cosine with a query (`max`), the mean over the queries (`mean`), or over the
+            `top` nearest queries (`top`).
+        nearest: filled with every query's nearest rows, if given.
+
+    Returns:
+        `count` scores, and the number of each row's nearest query, the first of equals.
+
+    Raises:
+        FeaturesError: an embedding that is not finite.
+    """
+    scores, which = np.empty(count), np.empty(count, np.int64)
+    for start, block in products(shards, queries):
+        rows = slice(start, start + block.shape[1])
+        which[rows] = block.argmax(axis=0)
+        if rule == "max":
+            scores[rows] = block.max(axis=0)
+        elif rule == "mean" or top >= len(block):
+            scores[rows] = block.mean(axis=0)
+        else:
+            largest = np.partition(block, len(block) - top, axis=0)[-top:]
+            scores[rows] = np.sort(largest, axis=0).mean(axis=0)  # sorted: a sum's last bit depends on the order
+        if nearest:
+            nearest.add(start, block)
+    if not np.isfinite(scores).all():
+        raise FeaturesError(
+            f"row {int(np.argmin(np.isfinite(scores)))} of the pool has an embedding that is not finite"
+        )
+    return scores, which
+
+
 def choose(
     args: argparse.Namespace, scores: NDArray[np.float64], order: NDArray[np.int64], nearest: Nearest | None
 ) -> tuple[NDArray[np.bool_], str]:
@@ -67,24 +110,22 @@ def choose(
     Raises:
         DataError: fewer are eligible than asked for, or none is chosen.
     """
-    chosen = np.zeros(len(scores), bool)
     if nearest:
-        chosen[np.concatenate(nearest.rows)] = True
-        why = f"not among the {args.per_query} nearest of any query"
+        rows, why = np.concatenate(nearest.rows), f"not among the {args.per_query} nearest of any query"
     elif args.top_k:
         if args.top_k > len(order):
             raise DataError(
                 f"--top_k {args.top_k} of {len(order)} images that pass: ask for fewer, or loosen the gates"
             )
-        chosen[order[: args.top_k]] = True
-        why = f"not among the {args.top_k} most similar"
+        rows, why = order[: args.top_k], f"not among the {args.top_k} most similar"
     else:
-        chosen[order[scores[order] >= args.threshold]] = True
-        why = f"score below {args.threshold:g}"
-    if not chosen.any():
+        rows, why = order[scores[order] >= args.threshold], f"score below {args.threshold:g}"
+    if not len(rows):
         raise DataError(
             f"no image is chosen: of {len(order)} that pass the gates, none is similar enough; lower the bar"
         )
+    chosen = np.zeros(len(scores), bool)
+    chosen[rows] = True
     return chosen, why
 
 
@@ -99,14 +140,17 @@ def run(args: argparse.Namespace) -> None:
     removed = read_names(args.exclude) if args.exclude else set()
     table = pool.columns("name", "height", "width", "blockiness", "sharpness")
     closed = gates(table, removed, args)
-    eligible = ~np.logical_or.reduce(list(closed.values()))
-    place = places(table["name"])
+    eligible = np.ones(len(pool), bool)
+    for held in closed.values():
+        eligible &= ~held
+    place = by_name(table["name"])
     query_names, vectors = _queries_by_name(queries)
-    nearest = Nearest(args.per_query, eligible, place) if args.per_query else None
+    nearest = Nearest(len(queries), args.per_query, eligible=eligible, place=place) if args.per_query else None
     scores, which = score_pool(pool.shards(), len(pool), vectors, args.score, args.top_m, nearest)
-    order = ranked(scores, place)
+    order = np.lexsort((place, -scores))  # equals by their names
     order = order[eligible[order]]
     chosen, why = choose(args, scores, order, nearest)
+    warnings = check_choice(args, pool, queries, scores, chosen)
     reasons = _reasons(closed, chosen, why)
     out = np.flatnonzero(~eligible)
     rows = np.concatenate([order, out[np.argsort(place[out])]])
@@ -114,11 +158,45 @@ def run(args: argparse.Namespace) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     names = table["name"].combine_chunks()
     write_table(args.out / f"{NAME}.csv", names, query_names, scores, which, rows, len(order), chosen, reasons)
-    summary = summarise(args, pool, queries, closed, scores, eligible, chosen)
+    summary = summarise(args, pool, queries, closed, scores, eligible, chosen, warnings)
     write_bytes(args.out / f"{NAME}.json", (json.dumps(summary, indent=2) + "\n").encode())
     listed = [names[int(row)].as_py() for row in order[chosen[order]]]
     write_list(args.out / f"{NAME}.txt", listed, args)
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     print(f"{args.out / NAME}.txt: {len(listed)} of {len(pool)} images, {len(order)} of which passed the gates")
+
+
+def check_choice(
+    args: argparse.Namespace,
+    pool: Features,
+    queries: Features,
+    scores: NDArray[np.float64],
+    chosen: NDArray[np.bool_],
+) -> list[str]:
+    """Warnings of what is probably a mistake.
+
+    Raises:
+        DataError: queries are among the chosen.
+    """
+    same = np.asarray(pc.is_in(pool.columns("sha1")["sha1"], queries.columns("sha1")["sha1"].combine_chunks())) & chosen
+    if same.any():
+        raise DataError(
+            f"{int(same.sum())} of the chosen images are queries themselves, {pool.column('name')[int(same.argmax())]} "
+            "first: run data_curation.dedup, and give its removed.txt as --exclude"
+        )
+    warnings = []
+    if not args.exclude:
+        warnings.append("no --exclude: nothing keeps evaluation images out of the choice")
+    if near := int((scores[chosen] >= _NEARLY_EQUAL).sum()):
+        warnings.append(f"{near} of the chosen images have a score of {_NEARLY_EQUAL} or more: are they test images?")
+    ours, theirs = (_typical_side(features) for features in (pool, queries))
+    if ours >= 2 * theirs:
+        warnings.append(
+            f"the encoder saw images of {ours:.0f} pixels a side from the pool and of {theirs:.0f} as queries: for "
+            "low-resolution queries, embed the pool with --downscale 4, or resolution decides as much as content"
+        )
+    return warnings
 
 
 def check_same_encoder(pool: Features, queries: Features) -> None:
@@ -139,16 +217,14 @@ def read_names(path: Path) -> set[str]:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path} cannot be read ({error}): give the removed.txt of data_curation.deduplicate"
-        ) from error
-    return {line.strip() for line in lines if line.strip() and not line.startswith("#")}
+        raise DataError(f"{path} cannot be read ({error}): give the removed.txt of data_curation.dedup") from error
+    return {line for line in lines if line.strip() and not line.startswith("#")}
 
 
 def write_table(
     path: Path,
     names: pa.StringArray,
-    queries: list[str],
+    queries: Sequence[str],
     scores: NDArray[np.float64],
     which: NDArray[np.int64],
     rows: NDArray[np.int64],
@@ -156,16 +232,14 @@ def write_table(
     chosen: NDArray[np.bool_],
     reasons: NDArray[np.object_],
 ) -> None:
-    """A row an image, written as it goes: the eligible ones by rank, then the others by name, without a rank."""
-    temporary = path.with_name(f"{TEMPORARY}{path.name}")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
+    """A row an image, streamed: the eligible ones by rank, then the others by name, without a rank."""
+    with atomic_write(path) as binary, io.TextIOWrapper(binary, encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for place, row in enumerate(rows.tolist(), start=1):
             rank = place if place <= eligible else ""
             writer.writerow((names[row].as_py(), f"{scores[row]:.6f}", queries[which[row]], rank, int(chosen[row]),
                              reasons[row]))  # fmt: skip
-    os.replace(temporary, path)
 
 
 def write_list(path: Path, names: list[str], args: argparse.Namespace) -> None:
@@ -186,8 +260,9 @@ def summarise(
     scores: NDArray[np.float64],
     eligible: NDArray[np.bool_],
     chosen: NDArray[np.bool_],
+    warnings: list[str],
 ) -> dict[str, Any]:
-    """Every parameter and count; an image that several gates close to counts for the first."""
+    """Every parameter and count, and warnings; an image that several gates close to counts for the first."""
     left, by_gate = np.ones(len(pool), bool), {}
     for reason, held in closed.items():
         by_gate[reason] = int((left & held).sum())
@@ -214,6 +289,7 @@ def summarise(
             "histogram_eligible": np.histogram(clipped[eligible], edges)[0].tolist(),
             "histogram_chosen": np.histogram(clipped[chosen], edges)[0].tolist(),
         },
+        "warnings": warnings,
     }
 
 
@@ -227,14 +303,14 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--queries", type=Path, required=True, help="features folder of the images to be similar to")
     add("--out", type=Path, required=True, help=f"folder for {NAME}.txt, .csv and .json")
     how = parser.add_mutually_exclusive_group(required=True)
-    how.add_argument("--top_k", type=_positive, help="choose this many, the most similar")
+    how.add_argument("--top_k", type=positive, help="choose this many, the most similar")
     how.add_argument("--threshold", type=float, help="choose all of at least this score")
-    how.add_argument("--per_query", type=_positive, help="choose the nearest so many of every query, together")
+    how.add_argument("--per_query", type=positive, help="choose the nearest so many of every query, together")
     add("--score", choices=("max", "mean", "top"), default="max",
         help="over the queries: the nearest, the mean of all, or of the --top_m nearest (default: max)")  # fmt: skip
-    add("--top_m", type=_positive, help="with --score top: how many queries")
-    add("--exclude", type=Path, help="names to leave out: removed.txt of data_curation.deduplicate")
-    add("--min_side", type=_positive, help="least pixels of the shorter side")
+    add("--top_m", type=positive, help="with --score top: how many queries")
+    add("--exclude", type=Path, help="names to leave out: removed.txt of data_curation.dedup")
+    add("--min_side", type=positive, help="least pixels of the shorter side")
     add("--max_blockiness", type=float, help="JPEG's grid: 1 without, 1.2 visible, 1.5 strong")
     add("--min_sharpness", type=float, help="variance of the Laplacian: a few tens are a blurred photograph")
     add("--relative", action="store_true", help="names relative to the list's folder, which may then be moved along")
@@ -261,6 +337,12 @@ def _queries_by_name(queries: Features) -> tuple[list[str], NDArray[np.float32]]
     return [names[row] for row in order], queries.vectors(order)
 
 
+def _typical_side(features: Features) -> float:
+    """The median of the shorter sides that the encoder saw, in pixels."""
+    sides = np.minimum(features.column("height"), features.column("width"))
+    return float(np.median(sides)) / features.settings.downscale
+
+
 def _reasons(closed: dict[str, NDArray[np.bool_]], chosen: NDArray[np.bool_], why: str) -> NDArray[np.object_]:
     """Why each row is not chosen; empty if it is."""
     found = np.full(len(chosen), why, object)
@@ -281,13 +363,6 @@ def _words(args: argparse.Namespace) -> list[str]:
     """The arguments that were given, as words."""
     given = {key: value for key, value in vars(args).items() if value is not None and value is not False}
     return [f"--{key}" if value is True else f"--{key} {value}" for key, value in given.items()]
-
-
-def _positive(word: str) -> int:
-    number = int(word)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{word} is not positive")
-    return number
 
 
 if __name__ == "__main__":

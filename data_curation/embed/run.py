@@ -3,9 +3,10 @@
     python -m data_curation.embed DIV2K_test_LR --out features/queries
     torchrun --nproc_per_node 8 -m data_curation.embed LSDIR/** Flickr2K HQ-50K/*.tar --downscale 4 --out features/pool
 
-Images are folders, `folder/**` for sub-folders too, lists, tar shards (uncompressed) or single files. They are cut into
-shards by their order; process r of n takes shards r, r + n, ... and writes each whole or not at all: a run that was
-killed is finished by starting it again. On a CPU a process computes with one thread: start more by torchrun.
+Images are folders, `folder/**` for sub-folders too, lists, tar shards (uncompressed) or single files; a .gif is not an
+image here. They are cut into shards by their order; process r of n takes shards r, r + n, ... and writes each whole or
+not at all: a run that was killed is finished by starting it again. RANK and WORLD_SIZE tell r and n, from torchrun or
+from a job array. On a CPU a process computes with one thread: start more of them.
 """
 
 import argparse
@@ -13,16 +14,19 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from data_curation.decode import Decoded
-from data_curation.encoders import Encoder, EncoderError, backbone_encoder, clip_encoder
+from data_curation.embed.decode import Decoded
+from data_curation.embed.encoders import Encoder, EncoderError, backbone_encoder, clip_encoder
+from data_curation.embed.reader import Outcome, read
 from data_curation.features import (
     SETTINGS,
     Features,
@@ -34,15 +38,14 @@ from data_curation.features import (
     read_settings,
     write_shard,
 )
-from data_curation.reader import Outcome, Reader
-from image_data.mixture import NAMED
 from image_data.sources import DataError, ImageFile, expand
 from models.team08_HATFreq.system import write_bytes
 
 BATCHES_AHEAD = 4  # decoded images kept waiting for the encoder, in batches
+MAX_LISTED = 10  # unreadable images shown of a shard
 
 
-def images_of(words: list[str]) -> list[ImageFile]:
+def images_of(words: Sequence[str]) -> list[ImageFile]:
     """The images of the command's words, by absolute names, in order.
 
     Raises:
@@ -55,10 +58,9 @@ def images_of(words: list[str]) -> list[ImageFile]:
     return images
 
 
-def fingerprint(images: list[ImageFile], settings: Settings) -> str:
+def fingerprint(images: Sequence[ImageFile], settings: Settings) -> str:
     """A hash of how and of what a shard is made, images by names and bytes: a finished one has to have the same."""
-    how = (settings.model, settings.weights, settings.downscale, settings.precision, settings.batch)
-    digest = sha256(repr(how).encode())
+    digest = sha256(settings.made.encode())
     for image in images:
         digest.update(f"{image.name}\t{_bytes_of(image)}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
@@ -100,9 +102,21 @@ def unfinished(folder: Path, settings: Settings, shards: list[list[ImageFile]], 
     return todo
 
 
+def embed_batch(encoder: Encoder, outcomes: Sequence[Outcome]) -> tuple[NDArray[np.float16], list[Record]]:
+    """Embeddings `n d` and records of the readable images of a batch, at most `encoder.batch` of them."""
+    side = encoder.preprocess.crop
+    pixels = np.zeros((len(outcomes), side, side, 3), np.uint8)  # an image's place is its own, readable or not
+    readable = [place for place, outcome in enumerate(outcomes) if isinstance(outcome, Decoded)]
+    decoded = [outcome for outcome in outcomes if isinstance(outcome, Decoded)]
+    if not decoded:
+        return np.empty((0, encoder.dimension), np.float16), []
+    pixels[readable] = [one.pixels for one in decoded]
+    return normalised(encoder.embed(pixels)[readable]), [one.record for one in decoded]
+
+
 def embed_shard(
-    encoder: Encoder, images: list[ImageFile], outcomes: Iterator[Outcome]
-) -> tuple[np.ndarray, list[Record], list[tuple[str, str]]]:
+    encoder: Encoder, images: Sequence[ImageFile], outcomes: Iterator[Outcome]
+) -> tuple[NDArray[np.float16], list[Record], list[tuple[str, str]]]:
     """Embed one shard.
 
     Args:
@@ -111,25 +125,15 @@ def embed_shard(
     Returns:
         float16 `n d`, the records of its rows, name and reason of what could not be read.
     """
-    rows: list[np.ndarray] = []
-    records: list[Record] = []
-    unreadable: list[tuple[str, str]] = []
-    side = encoder.framing.crop
+    rows, records, unreadable = [], [], []
     for start in range(0, len(images), encoder.batch):
-        part = images[start : start + encoder.batch]
-        pixels = np.zeros((len(part), side, side, 3), np.uint8)  # an image's place is its own, readable or not
-        kept = []
-        for place, (image, outcome) in enumerate(zip(part, islice(outcomes, len(part)), strict=True)):
-            if isinstance(outcome, Decoded):
-                pixels[place] = outcome.pixels
-                records.append(outcome.record)
-                kept.append(place)
-            else:
-                unreadable.append((image.name, outcome))
-        if kept:
-            rows.append(normalised(encoder.embed(pixels)[kept]))
-    vectors = np.concatenate(rows) if rows else np.empty((0, encoder.dimension), np.float16)
-    return vectors, records, unreadable
+        batch = images[start : start + encoder.batch]
+        found = list(islice(outcomes, len(batch)))
+        vectors, known = embed_batch(encoder, found)
+        rows.append(vectors)
+        records += known
+        unreadable += [(image.name, why) for image, why in zip(batch, found, strict=True) if isinstance(why, str)]
+    return np.concatenate(rows), records, unreadable
 
 
 def run(args: argparse.Namespace) -> None:
@@ -147,21 +151,24 @@ def run(args: argparse.Namespace) -> None:
     prepare(args.out, settings, write=rank == 0)
     todo = unfinished(args.out, settings, shards, range(rank, len(shards), world))
     ahead = BATCHES_AHEAD * args.batch + args.workers
-    with Reader(encoder.framing, args.downscale, args.workers, args.seconds, ahead) as reader:
-        outcomes = reader.read(image for number in todo for image in shards[number])
+    wanted = (image for number in todo for image in shards[number])
+    with closing(read(wanted, encoder.preprocess, args.downscale, args.workers, args.seconds, ahead)) as outcomes:
         for number in todo:
             since = time.monotonic()
             vectors, records, unreadable = embed_shard(encoder, shards[number], outcomes)
             inputs = fingerprint(shards[number], settings)
-            write_shard(args.out, number, vectors, records, unreadable, encoder.model, inputs)
-            _say_shard(number, len(shards), len(records), unreadable, time.monotonic() - since)
+            write_shard(args.out, number, vectors, records, unreadable, settings, inputs)
+            _print_shard(number, len(shards), len(records), unreadable, time.monotonic() - since)
     if (args.out / SETTINGS).exists() and all(finished_inputs(args.out, n) is not None for n in range(len(shards))):
-        _say_folder(Features(args.out))
+        features = Features(args.out)
+        lost = len(images) - len(features)
+        print(f"{args.out}: {len(features)} embeddings of {encoder.model}, {lost} images unreadable")
 
 
 def make_encoder(args: argparse.Namespace) -> Encoder:
     """The encoder that the command names, on its device."""
-    device = torch.device(args.device or (_cuda() if torch.cuda.is_available() else "cpu"))
+    cuda = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+    device = torch.device(args.device or cuda)
     torch.set_num_threads(1)  # more would share out sums differently: other bytes on another machine
     torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32 = True, False
     bf16 = args.precision == "bf16"
@@ -185,12 +192,12 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--downscale", type=int, choices=(1, 2, 3, 4), default=1,
         help="shrink by MATLAB's bicubic first: 4 shows the pool as the test's low-resolution images are")  # fmt: skip
     add("--precision", choices=("fp32", "bf16"), default="fp32")
-    add("--batch", type=_positive, default=64, help="images the encoder takes at once (default %(default)s)")
+    add("--batch", type=positive, default=64, help="images the encoder takes at once (default %(default)s)")
     share = max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-    add("--workers", type=_positive, default=share,
+    add("--workers", type=positive, default=share,
         help="decoding processes of each process (default: the cores, shared out: %(default)s)")  # fmt: skip
     add("--seconds", type=float, default=60, help="time limit for reading one image (default %(default)s)")
-    add("--shard_size", type=_positive, default=10_000, help="images a shard (default %(default)s)")
+    add("--shard_size", type=positive, default=10_000, help="images a shard (default %(default)s)")
     add("--device", default="", help="cpu, cuda or cuda:N (default: a GPU if there is one)")
     args = parser.parse_args(argv)
     if bool(args.backbone) != bool(args.weights):
@@ -198,6 +205,14 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     if args.seconds <= 0:
         parser.error(f"--seconds must be positive, not {args.seconds:g}")
     return args
+
+
+def positive(word: str) -> int:
+    """An argument's type: an integer of at least 1."""
+    number = int(word)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{word} is not positive")
+    return number
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -218,30 +233,10 @@ def _bytes_of(image: ImageFile) -> int:
         return -1  # will be named as unreadable
 
 
-def _cuda() -> str:
-    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-
-
-def _positive(word: str) -> int:
-    number = int(word)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{word} is not positive")
-    return number
-
-
-def _say_shard(number: int, shards: int, read: int, unreadable: list[tuple[str, str]], seconds: float) -> None:
+def _print_shard(number: int, shards: int, read: int, unreadable: list[tuple[str, str]], seconds: float) -> None:
     total = read + len(unreadable)
     print(f"shard {number + 1} of {shards}: {total} images in {seconds:.1f} s ({total / seconds:.1f}/s)", flush=True)
-    for name, reason in unreadable[:NAMED]:
+    for name, reason in unreadable[:MAX_LISTED]:
         print(f"  unreadable: {name} {reason}", file=sys.stderr)
-    if len(unreadable) > NAMED:
-        print(f"  and {len(unreadable) - NAMED} more, see shard_{number:05}.unreadable.csv", file=sys.stderr)
-
-
-def _say_folder(features: Features) -> None:
-    lost = features.settings.images - len(features)
-    print(f"{features.folder}: {len(features)} embeddings of {features.settings.model}, {lost} images unreadable")
-
-
-if __name__ == "__main__":
-    main()
+    if len(unreadable) > MAX_LISTED:
+        print(f"  and {len(unreadable) - MAX_LISTED} more, see shard_{number:05}.unreadable.csv", file=sys.stderr)

@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-ORIENTATIONS = 8
+from data_curation.features import ORIENTATIONS
+
 _SIDE, _KEPT = 32, 8  # pixels of the thumbnail's side, frequencies an axis
 _SIGNS = np.where(np.arange(_KEPT) % 2, -1.0, 1.0)  # what a flip does to a cosine of that frequency
 

@@ -1,4 +1,4 @@
-"""What an encoder wants to see of an image: its size, how it is reached, and the range of the samples.
+"""How an encoder takes images: the size, how it is reached, and the range of the samples.
 
 The same as the encoders' own preprocessing (torchvision's `Resize` and `CenterCrop` on PIL images), but a plain
 description, so that decoding processes need neither the encoder nor its library.
@@ -15,7 +15,7 @@ _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BI
 
 
 @dataclass(frozen=True)
-class Framing:
+class Preprocess:
     """From any image to the encoder's square.
 
     Attributes:

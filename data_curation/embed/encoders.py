@@ -16,14 +16,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from data_curation.framing import Framing
+from data_curation.embed.preprocess import Preprocess
 
 _LOCAL, _HUB = "local-dir:", "hf-hub:"  # open_clip's schemes of a model's name
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class EncoderError(ValueError):
-    """An encoder that cannot be had; the message names it and the remedy."""
+    """An encoder that is unavailable; the message names it and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,9 @@ class Encoder:
     Attributes:
         model: what tells encoders apart: `ViT-L-14:openai`, `alexnet:sha256-8ca1...`.
         weights: the pretrained tag, or the sha256 of the weights.
-        framing: what it wants to see of an image.
+        preprocess: how it takes images.
         network: float `b 3 h w`, normalised -> `b d`.
+        dimension: d, the length of an embedding.
         device: where the network lies.
         bf16: whether it computes in bfloat16.
         batch: images it takes at once, always: results do not depend on how many are left.
@@ -42,17 +43,12 @@ class Encoder:
 
     model: str
     weights: str
-    framing: Framing
+    preprocess: Preprocess
     network: Callable[[Tensor], Tensor]
+    dimension: int
     device: torch.device
     bf16: bool
     batch: int
-
-    @property
-    def dimension(self) -> int:
-        """Length of an embedding."""
-        side = self.framing.crop
-        return self.embed(np.zeros((1, side, side, 3), np.uint8)).shape[1]
 
     @torch.inference_mode()
     def embed(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -60,7 +56,9 @@ class Encoder:
         padded = np.zeros((self.batch, *pixels.shape[1:]), np.uint8)
         padded[: len(pixels)] = pixels
         x = torch.from_numpy(padded).to(self.device).permute(0, 3, 1, 2).float() / 255  # b h w 3 -> b 3 h w
-        mean, std = (torch.tensor(v, device=self.device)[:, None, None] for v in (self.framing.mean, self.framing.std))
+        mean, std = (
+            torch.tensor(v, device=self.device)[:, None, None] for v in (self.preprocess.mean, self.preprocess.std)
+        )
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             found = self.network((x - mean) / std)
         return found.float().cpu().numpy()[: len(pixels)]
@@ -75,7 +73,7 @@ def clip_encoder(name: str, pretrained: str, device: torch.device, bf16: bool, b
 
     Raises:
         EncoderError: no such model or tag, weights that cannot be downloaded or do not fit, or a preprocessing that is
-            not known here.
+            unknown.
     """
     import open_clip
 
@@ -89,8 +87,11 @@ def clip_encoder(name: str, pretrained: str, device: torch.device, bf16: bool, b
         raise EncoderError(_why_no_clip(name, pretrained, bool(file or scheme == _LOCAL), error)) from error
     weights = _clip_weights(name, pretrained, file)
     short = Path(name.removeprefix(_LOCAL)).name if scheme == _LOCAL else name
-    tower = found.to(device).eval()
-    return Encoder(f"{short}:{_short(weights)}", weights, _clip_framing(found), tower.encode_image, device, bf16, batch)
+    preprocess, tower = _clip_preprocess(found), found.to(device).eval()
+    dimension = _dimension(tower.encode_image, preprocess, device)
+    return Encoder(
+        f"{short}:{_short(weights)}", weights, preprocess, tower.encode_image, dimension, device, bf16, batch
+    )
 
 
 def backbone_encoder(name: str, weights: Path, device: torch.device, bf16: bool, batch: int) -> Encoder:
@@ -103,7 +104,7 @@ def backbone_encoder(name: str, weights: Path, device: torch.device, bf16: bool,
     Raises:
         EncoderError: no such backbone, or weights that cannot be read or do not fit.
     """
-    network, framing = _alexnet() if name == "alexnet" else _timm(name)
+    network, preprocess = _alexnet() if name == "alexnet" else _timm(name)
     state = _state(weights)
     missing, unexpected = network.load_state_dict(state, strict=False) if _fits(network, state) else (["a shape"], [])
     surplus = [key for key in unexpected if not key.startswith(_classifier(network))]
@@ -112,7 +113,9 @@ def backbone_encoder(name: str, weights: Path, device: torch.device, bf16: bool,
             f"{weights} does not fit {name}: missing {missing[:3]}, not known {surplus[:3]}; give this backbone's file"
         )
     digest = file_sha256(weights)
-    return Encoder(f"{name}:{_short(digest)}", digest, framing, network.to(device).eval(), device, bf16, batch)
+    network = network.to(device).eval()
+    dimension = _dimension(network, preprocess, device)
+    return Encoder(f"{name}:{_short(digest)}", digest, preprocess, network, dimension, device, bf16, batch)
 
 
 def file_sha256(path: Path) -> str:
@@ -122,6 +125,12 @@ def file_sha256(path: Path) -> str:
         while block := file.read(1 << 22):
             digest.update(block)
     return digest.hexdigest()
+
+
+@torch.inference_mode()
+def _dimension(network: Callable[[Tensor], Tensor], preprocess: Preprocess, device: torch.device) -> int:
+    """Length of an embedding, told by one image."""
+    return network(torch.zeros(1, 3, preprocess.crop, preprocess.crop, device=device)).shape[1]
 
 
 def _check_names(name: str, pretrained: str, file: Path | None) -> None:
@@ -166,27 +175,27 @@ def _short(weights: str) -> str:
     return f"sha256-{weights[:16]}" if len(weights) == 64 else weights
 
 
-def _clip_framing(model: Any) -> Framing:
+def _clip_preprocess(model: Any) -> Preprocess:
     """From open_clip's own record of the preprocessing."""
     import open_clip
 
-    settings = open_clip.get_model_preprocess_cfg(model)
-    size = settings["size"]
+    found = open_clip.get_model_preprocess_cfg(model)
+    size = found["size"]
     sides = {size} if isinstance(size, int) else set(size)
     if len(sides) != 1:
-        raise EncoderError(f"an encoder of {size} pixels is not known here: take one of square input")
+        raise EncoderError(f"an encoder of {size} pixels is unknown: take one of square input")
     side = sides.pop()
-    return _framing(side, side, settings["resize_mode"], settings["interpolation"], settings["mean"], settings["std"])
+    return _preprocess(side, side, found["resize_mode"], found["interpolation"], found["mean"], found["std"])
 
 
-def _framing(resize: int, crop: int, mode: str, interpolation: str, mean: Any, std: Any) -> Framing:
+def _preprocess(resize: int, crop: int, mode: str, interpolation: str, mean: Any, std: Any) -> Preprocess:
     try:
-        return Framing(resize, crop, mode, interpolation, tuple(mean), tuple(std))  # type: ignore[arg-type]
+        return Preprocess(resize, crop, mode, interpolation, tuple(mean), tuple(std))  # type: ignore[arg-type]
     except ValueError as error:
         raise EncoderError(str(error)) from error
 
 
-def _alexnet() -> tuple[nn.Module, Framing]:
+def _alexnet() -> tuple[nn.Module, Preprocess]:
     """A. Krizhevsky, "One weird trick for parallelizing convolutional neural networks" (2014): 256 channels."""
     from torchvision.models import alexnet
 
@@ -194,10 +203,10 @@ def _alexnet() -> tuple[nn.Module, Framing]:
     network.add_module("features", alexnet().features[:12])  # without the last pooling
     network.add_module("pool", nn.AdaptiveAvgPool2d(1))
     network.add_module("flat", nn.Flatten())
-    return network, _framing(256, 224, "shortest", "bilinear", _IMAGENET_MEAN, _IMAGENET_STD)
+    return network, _preprocess(256, 224, "shortest", "bilinear", _IMAGENET_MEAN, _IMAGENET_STD)
 
 
-def _timm(name: str) -> tuple[nn.Module, Framing]:
+def _timm(name: str) -> tuple[nn.Module, Preprocess]:
     import timm
 
     if not timm.is_model(name):
@@ -209,7 +218,7 @@ def _timm(name: str) -> tuple[nn.Module, Framing]:
     side = data["input_size"][-1]
     mode = {"center": "shortest", "squash": "squash"}.get(data["crop_mode"], data["crop_mode"])
     resize = math.floor(side / data["crop_pct"])
-    return network, _framing(resize, side, mode, data["interpolation"], data["mean"], data["std"])
+    return network, _preprocess(resize, side, mode, data["interpolation"], data["mean"], data["std"])
 
 
 def _classifier(network: nn.Module) -> tuple[str, ...]:

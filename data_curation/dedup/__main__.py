@@ -1,0 +1,3 @@
+from data_curation.dedup import main
+
+main()

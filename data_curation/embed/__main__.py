@@ -1,0 +1,3 @@
+from data_curation.embed import main
+
+main()

@@ -1,0 +1,3 @@
+from data_curation.report import main
+
+main()
