@@ -61,7 +61,12 @@ def gates(table: pa.Table, removed: set[str], args: argparse.Namespace) -> dict[
 
 
 def score_pool(
-    shards: Shards, count: int, queries: NDArray[np.floating[Any]], rule: str, top: int, nearest: Nearest | None = None
+    shards: Shards,
+    count: int,
+    queries: NDArray[np.floating[Any]],
+    rule: str = "max",
+    top: int = 1,
+    nearest: Nearest | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Score every row of a pool.
 

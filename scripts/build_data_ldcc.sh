@@ -3,7 +3,7 @@
 #
 #     bash scripts/build_data_ldcc.sh
 #
-# Four stages with files between them, each of which goes on where it was stopped: embed, deduplicate, select, report.
+# Four stages with files between them, each of which resumes where it was stopped: embed, dedup, select, report.
 # Besides DATA, GPUS and PYTHON (scripts/stage.sh) it obeys, words separated by blanks:
 #
 #     POOL      images to choose from (default: $DATA/LSDIR/** $DATA/HQ-50K/** $DATA/Flickr2K/Flickr2K_HR)
@@ -50,7 +50,7 @@ fi
 embed "${pool[@]}" --downscale 4 --out "$OUT/features/pool"
 
 say "2/4  Near-duplicates of evaluation images, and within the pool"
-"$PYTHON" -m data_curation.deduplicate --pool "$OUT/features/pool" --evaluation "${evaluation[@]}" --out "$OUT/duplicates"
+"$PYTHON" -m data_curation.dedup --pool "$OUT/features/pool" --evaluation "${evaluation[@]}" --out "$OUT/duplicates"
 
 say "3/4  Selection"
 "$PYTHON" -m data_curation.select --pool "$OUT/features/pool" --queries "$OUT/features/queries" \

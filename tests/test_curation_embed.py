@@ -1,6 +1,7 @@
 """Embedding: bad files, restarts, ranks, encoders, and the numbers that go with every image."""
 
 import csv
+import gzip
 import io
 import json
 import os
@@ -21,15 +22,19 @@ import pytest
 import timm
 import torch
 import torchvision
+from curation import alive
 from PIL import Image
 from safetensors.torch import save_file
 
-from data_curation import embed, reader
-from data_curation.encoders import EncoderError, backbone_encoder, clip_encoder
-from data_curation.features import SETTINGS, Features, FeaturesError, Settings, finished_inputs, normalised
-from data_curation.framing import Framing
-from data_curation.phash import distance, phash8
-from data_curation.quality import blockiness, sharpness
+from data_curation import embed
+from data_curation.embed.decode import MAX_ASPECT
+from data_curation.embed.encoders import EncoderError, backbone_encoder, clip_encoder
+from data_curation.embed.keypoints import find_keypoints, hashed
+from data_curation.embed.phash import distance, phash8
+from data_curation.embed.preprocess import Preprocess
+from data_curation.embed.quality import blockiness, sharpness
+from data_curation.embed.reader import read
+from data_curation.features import SCHEMA, SETTINGS, Features, FeaturesError, Settings, finished_inputs, normalised
 from image_data.geometry import orient
 from image_data.sources import ImageFile, expand
 from models.team08_HATFreq.image_io import write_png
@@ -93,7 +98,7 @@ def whole(pictures, clip, tmp_path_factory) -> Path:
 
 def test_records_and_embeddings_are_those_of_the_images(pictures, clip, whole):
     features = Features(whole)
-    table = features.table.to_pylist()
+    table = features.columns(*SCHEMA.names).to_pylist()
     assert len(features) == len(table) == 20
     assert [row["name"] for row in table] == [str(pictures / f"{n:02}.png") for n in range(20)]
     assert [(row["height"], row["width"]) for row in table] == [(60 + n, 80 - n) for n in range(20)]
@@ -101,6 +106,8 @@ def test_records_and_embeddings_are_those_of_the_images(pictures, clip, whole):
     assert (table[7]["bytes"], table[7]["sha1"]) == (len(content), sha1(content).hexdigest())
     pixels = photograph(7, 67, 73)
     assert table[7]["phash"] == phash8(pixels).tolist() == features.phashes()[7].tolist()
+    assert table[7]["keypoints"] == hashed(find_keypoints(pixels), 67, 73).tobytes() != b""
+    assert abs(features.thumbnails()[7].mean((0, 1)) - pixels.mean((0, 1))).max() < 2
     assert table[7]["sharpness"] == np.float32(sharpness(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)))
     model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{clip}")
     with torch.inference_mode():
@@ -121,7 +128,7 @@ def test_downscale_embeds_what_imresize_makes_of_the_cropped_image(pictures, cli
     embed.main(words(tmp_path / "hr", clip, tmp_path / "small", "--downscale", "4"))
     embed.main(words(tmp_path / "lr", clip, tmp_path / "given"))
     np.testing.assert_array_equal(Features(tmp_path / "small").vectors([0]), Features(tmp_path / "given").vectors([0]))
-    assert Features(tmp_path / "small").table.to_pylist()[0]["height"] == 203
+    assert Features(tmp_path / "small").column("height") == [203]
 
 
 def test_tar_shard_folder_and_list_give_the_same_embeddings(pictures, clip, whole, tmp_path):
@@ -158,6 +165,8 @@ def make_bad_files(folder: Path) -> dict[str, str]:
     rgb.save(folder / "animated.webp", save_all=True, append_images=[Image.fromarray(photograph(2))])
     rgb.convert("CMYK").save(folder / "cmyk.jpg")
     (folder / "text.png").write_text("no image at all")
+    write_png(folder / "two\nlines.png", photograph(1))
+    write_png(folder / "strip.png", np.zeros((4, 30_000, 3), np.uint8))
     (folder / "folder.png").mkdir()
     os.mkfifo(folder / "hanging.png")  # reading it waits for a writer, for ever
     (folder / "broken.png").symlink_to(folder / "nowhere.png")
@@ -165,8 +174,9 @@ def make_bad_files(folder: Path) -> dict[str, str]:
     rgba = np.dstack([photograph(1), np.full((60, 80), 128, np.uint8)])
     write_png(folder / "transparent.png", rgba)
     return {"truncated.png": "truncated", "zero.png": "empty", "bomb.png": "pixels", "animated.webp": "frames",
-            "cmyk.jpg": "CMYK", "text.png": "no image", "folder.png": "directory", "hanging.png": "longer than 1 s",
-            "broken.png": "No such file", "latin-\\udce9.png": "UTF-8", "transparent.png": "transparent"}  # fmt: skip
+            "cmyk.jpg": "CMYK", "text.png": "image", "folder.png": "irectory", "hanging.png": "longer than 1 s",
+            "broken.png": "No such file", "latin-\\udce9.png": "UTF-8", "transparent.png": "transparent",
+            "two\nlines.png": "line break", "strip.png": f"{MAX_ASPECT}:1"}  # fmt: skip
 
 
 def test_bad_files_are_named_and_neither_stop_nor_hang_the_run(clip, tmp_path):
@@ -183,7 +193,7 @@ def test_bad_files_are_named_and_neither_stop_nor_hang_the_run(clip, tmp_path):
         runs.append(contents(out))
     assert runs[0] == runs[1]
     features = Features(tmp_path / "one")
-    names = [Path(row["name"]).name for row in features.table.to_pylist()]
+    names = [Path(row["name"]).name for row in features.columns("name").to_pylist()]
     assert names == ["good.png", "grey.jpg", "sixteen.png", "wrongly-named.png"]
     vectors = features.vectors(range(4))
     assert (vectors[0] @ vectors[2:].T > 0.99).all()
@@ -193,12 +203,11 @@ def test_bad_files_are_named_and_neither_stop_nor_hang_the_run(clip, tmp_path):
         assert word in found[name], (name, found[name])
 
 
-def test_an_image_that_kills_its_decoder_is_named_and_the_next_are_read(pictures, tmp_path, monkeypatch):
-    framing = Framing(32, 32, "squash", "bicubic", (0.5,) * 3, (0.5,) * 3)
-    images = expand(str(pictures))
+def test_an_image_that_kills_its_decoder_is_named_and_the_next_are_read(pictures):
+    preprocess = Preprocess(32, 32, "squash", "bicubic", (0.5,) * 3, (0.5,) * 3)
+    images = list(expand(str(pictures)))
     images[3] = ImageFile(_Deadly(images[3].path))
-    with reader.Reader(framing, 1, 2, 60, 8) as opened:
-        outcomes = list(opened.read(images))
+    outcomes = list(read(images, preprocess, 1, 2, 60, 8))
     assert [number for number, found in enumerate(outcomes) if isinstance(found, str)] == [3]
     assert outcomes[3] == "ended the decoder that read it (signal SIGKILL)"
     assert outcomes[4].record.name == str(images[4].path)
@@ -239,12 +248,16 @@ def test_killed_and_started_again_ends_with_the_same_bytes(pictures, clip, whole
     for path in pictures.iterdir():
         (pool / path.name).symlink_to(tmp_path / "gate.png" if path.name == "09.png" else path)
     command = [sys.executable, "-m", "data_curation.embed", *words(pool, clip, out, "--seconds", "300")]
-    process = subprocess.Popen(command, cwd=root, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command, cwd=root, stdout=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + 60
     while not (out / "shard_00001.parquet").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
+    assert len(alive(process.pid)) >= 3  # itself, the fork server, a worker that hangs in its image
     process.send_signal(signal.SIGKILL)
     process.wait()
+    while alive(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not alive(process.pid)
     assert (out / "shard_00001.parquet").exists()
     assert not (out / "shard_00002.parquet").exists()
     (out / "shard_00002.npy").write_bytes(b"half a shard")  # what a kill between two files leaves
@@ -281,18 +294,49 @@ def test_incomplete_and_damaged_folders_are_refused(whole, tmp_path):
     assert finished_inputs(tmp_path, 2) is not None
     npy = tmp_path / "shard_00003.npy"
     npy.write_bytes(npy.read_bytes()[:-2])
-    with pytest.raises(FeaturesError, match=r"shard_00003.npy is cut short"):
+    with pytest.raises(FeaturesError, match=r"shard_00003\.npy is missing or damaged"):
         Features(tmp_path)
     (tmp_path / "shard_00002.parquet").unlink()
     with pytest.raises(FeaturesError, match=r"shard_00002.parquet is missing: run data_curation.embed again"):
         Features(tmp_path)
     settings = json.loads((tmp_path / SETTINGS).read_text())
     (tmp_path / SETTINGS).write_text(json.dumps(settings | {"model": "other"}))
-    with pytest.raises(FeaturesError, match="embed the folder anew"):
+    with pytest.raises(FeaturesError, match=r"made with .*, not with other"):
         Features(tmp_path)
     assert Settings(**settings | {"images": 21}).shards == 6
     with pytest.raises(FeaturesError, match="zero or not finite"):
         normalised(np.zeros((2, 4), np.float32))
+
+
+def test_shards_of_other_folders_are_refused(pictures, clip, whole, tmp_path):
+    """A shard of another downscale, or of more images, was taken for this folder's."""
+    embed.main(words(pictures, clip, tmp_path / "small", "--downscale", "4"))
+    embed.main(words(pictures, clip, tmp_path / "long", "--shard_size", "5"))
+    for other, message in (("small", "made with .* downscale 4, .* not with .* downscale 1"), ("long", "4 images")):
+        folder = tmp_path / f"with_{other}"
+        folder.mkdir()
+        for name, content in contents(whole).items():
+            (folder / name).write_bytes(content)
+        for suffix in ("npy", "parquet"):
+            (folder / f"shard_00001.{suffix}").write_bytes((tmp_path / other / f"shard_00001.{suffix}").read_bytes())
+        with pytest.raises(FeaturesError, match=message):
+            Features(folder)
+
+
+def test_damaged_and_compressed_shards_are_refused(pictures, clip, tmp_path):
+    """Everything behind a damaged header in the middle of a tar was dropped without a word."""
+    with tarfile.open(tmp_path / "a.tar", "w") as shard:
+        for path in sorted(pictures.iterdir())[:8]:
+            shard.add(path, path.name)
+    with tarfile.open(tmp_path / "a.tar") as shard:
+        offset = shard.getmembers()[4].offset
+    content = bytearray((tmp_path / "a.tar").read_bytes())
+    (tmp_path / "a.tar.gz").write_bytes(gzip.compress(content))
+    content[offset : offset + 200] = bytes(200)
+    (tmp_path / "a.tar").write_bytes(content)
+    for name, message in (("a.tar", r"a\.tar .*damaged"), ("a.tar.gz", "compressed")):
+        with pytest.raises(SystemExit, match=message):
+            embed.main(words(tmp_path / name, clip, tmp_path / "out"))
 
 
 # Encoders
@@ -309,7 +353,7 @@ def test_clip_weights_load_by_path_and_are_known_by_their_hash(clip, tmp_path):
     image = photograph(5)
     with torch.inference_mode():
         expected = model.eval().encode_image(transform(Image.fromarray(image))[None]).numpy()
-    np.testing.assert_allclose(encoder.embed(encoder.framing.apply(image)[None]), expected, atol=1e-5)
+    np.testing.assert_allclose(encoder.embed(encoder.preprocess.apply(image)[None]), expected, atol=1e-5)
     with pytest.raises(EncoderError, match=r"did you mean ViT-L-14"):
         clip_encoder("ViT-L14", "openai", CPU, False, 2)
     with pytest.raises(EncoderError, match="neither a file nor pretrained weights of ViT-B-32"):
@@ -329,12 +373,12 @@ def test_weights_that_cannot_be_downloaded_name_the_local_file(monkeypatch):
     ("mode", "interpolation"), [("shortest", "bicubic"), ("shortest", "bilinear"), ("squash", "bicubic")]
 )
 @pytest.mark.parametrize("size", [(33, 47), (301, 200), (32, 32), (64, 64), (20, 90)])
-def test_framing_is_open_clips_preprocessing(mode, interpolation, size):
+def test_preprocess_is_open_clips_preprocessing(mode, interpolation, size):
     image = photograph(4, *size)
-    framing = Framing(32, 32, mode, interpolation, (0.0,) * 3, (1.0,) * 3)
+    preprocess = Preprocess(32, 32, mode, interpolation, (0.0,) * 3, (1.0,) * 3)
     theirs = open_clip.image_transform(32, False, (0.0,) * 3, (1.0,) * 3, resize_mode=mode, interpolation=interpolation)
     expected = (theirs(Image.fromarray(image)).numpy() * 255).round().astype(np.uint8).transpose(1, 2, 0)
-    np.testing.assert_array_equal(framing.apply(image), expected)
+    np.testing.assert_array_equal(preprocess.apply(image), expected)
 
 
 def test_timm_backbone_gives_the_features_before_its_classifier(tmp_path):
@@ -347,7 +391,7 @@ def test_timm_backbone_gives_the_features_before_its_classifier(tmp_path):
     x = timm.data.create_transform(**data, is_training=False)(Image.fromarray(image))[None]
     with torch.inference_mode():
         expected = model.forward_head(model.forward_features(x), pre_logits=True).numpy()
-    np.testing.assert_allclose(encoder.embed(encoder.framing.apply(image)[None]), expected, atol=1e-4)
+    np.testing.assert_allclose(encoder.embed(encoder.preprocess.apply(image)[None]), expected, atol=1e-4)
     with pytest.raises(EncoderError, match="does not fit alexnet"):
         backbone_encoder("alexnet", tmp_path / "vit.safetensors", CPU, False, 2)
 

@@ -11,8 +11,10 @@ import pytest
 from curation import PHOTOGRAPHS, photograph, write_features, write_images
 
 from benchmarks.planting import plant
-from data_curation import deduplicate, drawing, page, report, select
+from data_curation import report, select
+from data_curation.dedup import run as dedup_run
 from data_curation.features import Features
+from data_curation.report.run import BOX, Inputs, evenly, histogram, principal_axes
 from image_data.sources import DataError
 from models.team08_HATFreq.image_io import read_rgb
 
@@ -35,10 +37,10 @@ def stages(tmp_path_factory) -> Path:
     write_features(folder / "pool", paths, vectors)
     write_features(folder / "queries", evaluation, np.eye(2, 12) + 0.01)
     features, queries = str(folder / "pool"), str(folder / "queries")
-    args = deduplicate.arguments(["--pool", features, "--evaluation", queries, "--out", str(folder / "duplicates")])
+    args = dedup_run.arguments(["--pool", features, "--evaluation", queries, "--out", str(folder / "duplicates")])
     with ThreadPoolExecutor(1) as workers:
-        stage = deduplicate.Deduplication(args, workers)
-        deduplicate.write_outputs(stage, stage.run())
+        stage = dedup_run.Deduplication(args, workers)
+        dedup_run.write_outputs(stage, stage.run())
     select.main(["--pool", features, "--queries", queries, "--top_k", "4", "--min_side", "64",
                  "--exclude", str(folder / "duplicates" / "removed.txt"), "--out", str(folder / "ldcc")])  # fmt: skip
     return folder
@@ -63,7 +65,8 @@ def test_the_flow_has_the_counts_of_the_inputs(made):
     assert losses == ["none lost", "1 near-duplicates of evaluation images", "1 near-duplicates of larger images",
                       "1 side below 64", "5 less similar"]  # fmt: skip
     assert re.findall(r"<b>([\d,]+)</b><span>([^<]+)<", text) == [
-        ("12", "images in the pool"), ("2", "queries"), ("2", "duplicates removed"), ("4", "chosen")
+        ("12", "images in the pool"), ("2", "queries"), ("2", "duplicates removed"), ("4", "chosen"),
+        ("2", "queries that a chosen image is nearest to"),
     ]  # fmt: skip
 
 
@@ -83,11 +86,11 @@ def test_the_map_has_every_image_once(made):
 
 
 def test_sheets_show_images_in_the_order_of_their_rank(stages, made):
-    first = read_rgb(made / "chosen.png")[8 : 8 + report.BOX, 8 : 8 + report.BOX]
-    inputs = report.Inputs(stages / "ldcc", stages / "duplicates")
-    image = read_rgb(inputs.chosen[0].name)
-    h, w = (round(side * report.BOX / max(image.shape)) for side in image.shape[:2])
-    top, left = (report.BOX - h) // 2, (report.BOX - w) // 2
+    first = read_rgb(made / "chosen.png")[8 : 8 + BOX, 8 : 8 + BOX]
+    inputs = Inputs(stages / "ldcc", stages / "duplicates")
+    image = read_rgb(inputs.chosen["name"][0].as_py())
+    h, w = (round(side * BOX / max(image.shape)) for side in image.shape[:2])
+    top, left = (BOX - h) // 2, (BOX - w) // 2
     shrunk = cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA)
     assert (first[top : top + h, left : left + w] == shrunk).all()
 
@@ -106,7 +109,7 @@ def test_stages_of_different_runs_are_refused(stages, tmp_path):
     summary["counts"]["left_out"]["duplicate"] = 1
     (tmp_path / "data_ldcc.json").write_text(json.dumps(summary))
     with pytest.raises(DataError, match=r"duplicates left out: 1 for data_ldcc\.json, 2 for the other files"):
-        report.Inputs(tmp_path, stages / "duplicates")
+        Inputs(tmp_path, stages / "duplicates")
 
 
 def test_what_is_missing_is_named(stages, tmp_path):
@@ -123,15 +126,10 @@ def test_what_is_missing_is_named(stages, tmp_path):
     assert not (tmp_path / "out" / "index.html").exists()
 
 
-def test_nearest_and_axes_are_those_of_plain_numpy(stages):
+def test_axes_are_those_of_plain_numpy(stages):
     pool = Features(stages / "pool")
     vectors = pool.vectors(range(len(pool))).astype(np.float64)
-    queries = Features(stages / "queries").vectors([0, 1])
-    for query, rows in zip(queries, report.nearest(pool, queries, 3), strict=True):
-        cosines = vectors @ query.astype(np.float64)
-        assert [row for row, _ in rows] == np.argsort(-cosines, kind="stable")[:3].tolist()
-        assert [cosine for _, cosine in rows] == pytest.approx(cosines[[row for row, _ in rows]])
-    mean, axes = report.principal_axes(pool)
+    mean, axes = principal_axes(pool)
     _, values, expected = np.linalg.svd(vectors - vectors.mean(0))
     assert np.allclose(mean, vectors.mean(0)) and values[0] > values[1] * 1.001
     assert abs(axes[:, 0] @ expected[0]) == pytest.approx(1, abs=1e-6)
@@ -139,19 +137,30 @@ def test_nearest_and_axes_are_those_of_plain_numpy(stages):
 
 
 def test_evenly_takes_the_first_and_the_last():
-    assert report.evenly(list(range(10)), 4) == [0, 3, 6, 9] and report.evenly([1, 2], 5) == [1, 2]
+    assert evenly(10, 4).tolist() == [0, 3, 6, 9]
+    assert evenly(2, 5).tolist() == [0, 1] and evenly(0, 3).tolist() == []
 
 
 def test_the_histogram_marks_the_cut():
-    edges = [round(k / 10, 1) for k in range(-10, 11)]
-    eligible, chosen = [0] * 20, [0] * 20
-    eligible[12], eligible[17], chosen[17] = 30, 10, 10
-    text = drawing.histogram(edges, eligible, chosen, 0.75)
-    assert "0.20 to 0.30: 0 of 30 chosen" in text and "0.70 to 0.80: 10 of 10 chosen" in text
-    heights = [float(tall) for tall in re.findall(r'<rect [^>]*height="([\d.]+)"', text)]
-    assert heights == pytest.approx([260, 260 / 3, 260 / 3], abs=0.1)
-    assert "lowest chosen: 0.750" in text
+    scores = {"histogram_edges": [round(k / 10, 1) for k in range(-10, 11)], "histogram_eligible": [0] * 20,
+              "histogram_chosen": [0] * 20, "lowest_chosen": 0.75}  # fmt: skip
+    scores["histogram_eligible"][12], scores["histogram_eligible"][17], scores["histogram_chosen"][17] = 30, 10, 10
+    found = histogram(scores)
+    bars = {bar["title"]: (bar["eligible"], bar["chosen"]) for bar in found["bars"] if bar["eligible"]}
+    assert bars == {"0.20 to 0.30: 0 of 30 chosen": (260, 0),
+                    "0.70 to 0.80: 10 of 10 chosen": (pytest.approx(260 / 3), pytest.approx(260 / 3))}  # fmt: skip
+    assert found["lowest"] == "0.750" and found["cut"] == pytest.approx((0.75 - 0) / (1 - 0))
 
 
-def test_names_are_escaped():
-    assert "&lt;b&gt;" in page.table(("a",), [("<b>",)]) and "&amp;" in drawing.flow([("a&b", 3)], [])
+def test_names_are_escaped(stages, tmp_path):
+    for folder in ("ldcc", "duplicates"):
+        (tmp_path / folder).mkdir()
+        for path in (stages / folder).iterdir():
+            if path.is_file():
+                (tmp_path / folder / path.name).write_bytes(path.read_bytes())
+    table = tmp_path / "duplicates" / "duplicates.csv"
+    table.write_text(table.read_text().replace("phash", "<script>&"))
+    report.main(["--selection", str(tmp_path / "ldcc"), "--duplicates", str(tmp_path / "duplicates"),
+                 "--out", str(tmp_path / "out")])  # fmt: skip
+    text = (tmp_path / "out" / "index.html").read_text()
+    assert "&lt;script&gt;&amp;" in text and "<script" not in text

@@ -237,6 +237,6 @@ def _print_shard(number: int, shards: int, read: int, unreadable: list[tuple[str
     total = read + len(unreadable)
     print(f"shard {number + 1} of {shards}: {total} images in {seconds:.1f} s ({total / seconds:.1f}/s)", flush=True)
     for name, reason in unreadable[:MAX_LISTED]:
-        print(f"  unreadable: {name} {reason}", file=sys.stderr)
+        print(f"  unreadable: {name!r} {reason}", file=sys.stderr)
     if len(unreadable) > MAX_LISTED:
         print(f"  and {len(unreadable) - MAX_LISTED} more, see shard_{number:05}.unreadable.csv", file=sys.stderr)

@@ -126,9 +126,9 @@ def histogram(scores: dict[str, Any]) -> dict[str, Any]:
     return {"bars": bars, "peak": peak, "cut": cut, "lowest": f"{scores['lowest_chosen']:.3f}"}
 
 
-def evenly(total: int, count: int) -> list[int]:
+def evenly(total: int, count: int) -> NDArray[np.int64]:
     """So many numbers below `total`, from the first to the last."""
-    return np.linspace(0, total - 1, min(count, total)).round().astype(int).tolist()
+    return np.linspace(0, total - 1, min(count, total)).round().astype(np.int64)
 
 
 def write_sheets(inputs: Inputs, out: Path, examples: int) -> list[dict[str, str]]:
