@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import train
 from benchmarks.reference import held, reference_hat, synchronise
 from benchmarks.results_file import publish
-from image_data.degradation import REACH
+from image_data.degradation import KERNEL_MARGIN
 from models.team08_HATFreq import PRESETS
 from training.config import TrainConfig
 from training.data import Batch
@@ -83,7 +83,7 @@ def our_step(case: Case, batch: int, patch: int, device: torch.device) -> Callab
         config = TrainConfig(data=("none",), out=f"{folder}/run", precision="bf16" if case.bf16 else "fp32", **settings)
         torch.backends.cudnn.allow_tf32 = case.bf16
         run = train.start(config, World(0, 1, device))
-    side = 4 * patch + 2 * REACH
+    side = 4 * patch + 2 * KERNEL_MARGIN
     region = torch.randint(0, 256, (batch, side, side, 3), dtype=torch.uint8)
     part = Batch(region, torch.zeros(batch, patch, patch, 3, dtype=torch.uint8), torch.zeros(batch).bool(), (), False)
     return lambda: train.train_step(run, [part])

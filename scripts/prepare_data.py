@@ -21,9 +21,9 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from image_data.headers import Header, read_headers
-from image_data.mixture import NAMED, pair_lows
+from image_data.pairs import match_lr
 from image_data.shards import pack, plan
-from image_data.sources import IN_SHARD, DataError, ImageFile, expand
+from image_data.sources import IN_SHARD, MAX_LISTED, DataError, ImageFile, expand
 from image_data.sub_images import Cut, cut_all, strangers
 from image_data.workers import WorkerError
 from models.team08_HATFreq.image_io import ImageError, write_bytes
@@ -64,10 +64,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def sub_images(images: list[ImageFile], args: argparse.Namespace) -> str:
     """Cut all that can be read, then settle what cannot; returns what was made."""
-    lows: Sequence[ImageFile | None] = [None] * len(images)
+    lr_images: Sequence[ImageFile | None] = [None] * len(images)
     if args.lr:
-        lows = pair_lows(images, [low for word in args.lr for low in expand(word)], " ".join(args.lr))
-    work = cut_all(images, lows, Cut(args.out, args.out_lr, args.side, args.step))
+        lr_images = match_lr(images, [image for word in args.lr for image in expand(word)], " ".join(args.lr))
+    work = cut_all(images, lr_images, Cut(args.out, args.out_lr, args.side, args.step))
     made = list(tqdm(work, total=len(images), unit="photo", disable=None))
     if others := strangers(images, args.out):
         warn(f"{args.out} holds {len(others)} images that are not of these photographs, as {others[0]}")
@@ -123,13 +123,13 @@ def settle(bad: list[tuple[ImageFile, str]], args: argparse.Namespace) -> None:
     if not bad:
         return
     if args.bad_images == "stop":
-        listed = "\n".join(f"  {fault}" for _, fault in bad[:NAMED])
-        more = f"\n  and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
+        listed = "\n".join(f"  {fault}" for _, fault in bad[:MAX_LISTED])
+        more = f"\n  and {len(bad) - MAX_LISTED} more" if len(bad) > MAX_LISTED else ""
         raise DataError(f"{len(bad)} images cannot be read; replace them or give --bad_images skip:\n{listed}{more}")
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([("name", "reason"), *((image.name, why) for image, why in bad)])
     report.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(report, text.getvalue().encode())
+    write_bytes(report, text.getvalue().encode(errors="surrogateescape"))
     warn(f"{len(bad)} images could not be read and were left out: {report}")
 
 
@@ -142,7 +142,7 @@ def write_list(path: Path, names: list[str], about: str) -> None:
     if not names:
         raise DataError(f"no image is left to list in {path}: see --min_side, or name other images")
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, "".join(f"{line}\n" for line in (f"# {about}", *names)).encode())
+    write_bytes(path, "".join(f"{line}\n" for line in (f"# {about}", *names)).encode(errors="surrogateescape"))
 
 
 def line_of(image: ImageFile, base: Path) -> str:
@@ -153,13 +153,13 @@ def line_of(image: ImageFile, base: Path) -> str:
     """
     path = os.path.relpath(os.path.abspath(image.path), base)
     line = f"{path}{IN_SHARD}{image.member}" if image.member else path
-    if line != line.strip() or len(line.splitlines()) != 1 or line.startswith("#") or (IN_SHARD in path):
+    if line != line.strip() or "\n" in line or line.startswith("#") or (IN_SHARD in path):
         raise DataError(f"{image.name!r} cannot stand in a list, for its spaces, line breaks, '#' or '::': rename it")
     return line
 
 
 def warn(text: str) -> None:
-    """Say it beside the results."""
+    """Print a warning beside the results."""
     print(f"warning: {text}", file=sys.stderr)
 
 
@@ -176,7 +176,7 @@ def main(argv: list[str] | None = None) -> int:
     except (DataError, ImageError, WorkerError) as error:
         raise SystemExit(f"error: {error}") from error
     except OSError as error:
-        raise SystemExit(f"error: {args.out}: {error}; put it right, and the same command goes on") from error
+        raise SystemExit(f"error: {args.out}: {error}; put it right, and start the same command again") from error
     seconds = time.monotonic() - began
     found = f"{len(images):,} of {EXPECTED[args.expect]:,} images" if args.expect else f"{len(images):,} images"
     print(f"{done}; {found} in {seconds:.1f} s, {len(images) / seconds:.1f} images/s")

@@ -11,7 +11,7 @@
 #     bash scripts/prepare_data.sh list 'photographs/**' --min_side 400 --out photographs.txt
 #     bash scripts/prepare_data.sh shards photographs.txt --out shards
 #
-# Counts, sizes and times are printed. Stopped, the same command goes on.
+# Counts, sizes and times are printed. Stopped, the same command resumes.
 here=$PWD
 source "$(dirname "$0")/stage.sh"
 

@@ -23,11 +23,6 @@ launch() {
     fi
 }
 
-# finished RUN: the averaged weights of a run that has come to its end; fails, saying what to do, if it has not.
-finished() {
-    "$PYTHON" scripts/finished_weights.py "$1"
-}
-
 # validation: the words that name DIV2K's validation images, where they are.
 validation() {
     local folder="$DATA/DIV2K/DIV2K_valid_HR"

@@ -1,6 +1,5 @@
 """Training sets made ready: every pixel covered, pairs kept, the same bytes after a stop, faults named."""
 
-import argparse
 import importlib.util
 import io
 import os
@@ -15,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import preparation
 from image_data.sources import expand
 from image_data.sub_images import positions
 from models.team08_HATFreq.image_io import read_picture, read_rgb, write_png
@@ -69,7 +67,8 @@ def test_sub_images_cover_every_pixel_and_keep_their_pairs(root: Path, tmp_path:
     assert covered.all() and len(list((tmp_path / "sub").glob("*.png"))) == 12
 
 
-def test_a_killed_cut_goes_on_to_the_same_files(root: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_killed_cut_resumes_to_the_same_files(root: Path, tmp_path: Path) -> None:
     (tmp_path / "HR").mkdir()
     for number in range(24):
         write_png(tmp_path / "HR" / f"{number:02}.png", noise(200, 200, number))
@@ -102,7 +101,7 @@ def wait_until_all_left(session: int) -> None:
     pytest.fail("workers stayed after their parent was killed")
 
 
-def test_finished_photographs_are_passed_over_and_changed_ones_cut_anew(root: Path, tmp_path: Path) -> None:
+def test_finished_photographs_are_passed_over_and_changed_ones_cut_again(root: Path, tmp_path: Path) -> None:
     (tmp_path / "HR").mkdir()
     for number in range(2):
         write_png(tmp_path / "HR" / f"{number}.png", noise(96, 96, number))
@@ -252,6 +251,7 @@ def test_unreadable_images_are_named_and_left_out_only_when_asked_to(root: Path,
     assert missing.returncode == 1 and missing.stderr.startswith("error: ") and "does not exist" in missing.stderr
 
 
+@pytest.mark.slow
 def test_the_shell_script_prepares_df2k(root: Path, tmp_path: Path) -> None:
     for name in ("DIV2K/DIV2K_train_HR", "Flickr2K/Flickr2K_HR"):
         (tmp_path / name).mkdir(parents=True)
@@ -268,16 +268,8 @@ def test_the_shell_script_prepares_df2k(root: Path, tmp_path: Path) -> None:
     assert unknown.returncode == 1 and "name a set to prepare" in unknown.stderr
 
 
-def test_the_benchmark_runs_the_commands(photos: Path, tmp_path: Path) -> None:
-    options = argparse.Namespace(images=photos / "train", count=1, copies=3)
-    preparation.make_folders(options, tmp_path)
-    assert read_rgb(tmp_path / "2k" / "0000.png").shape == (1356, 2040, 3)
-    said = preparation.run(["list", tmp_path / "many", "--min_side", 8, "--out", tmp_path / "l.txt"], tmp_path)
-    assert said.startswith("12 images listed 0.00 GB, 0 left out as smaller than 8 pixels; 12 images in ")
-
-
 @pytest.mark.slow
-def test_slurm_trains_on_its_nodes_stops_in_time_and_goes_on(root: Path, photos: Path, tmp_path: Path) -> None:
+def test_slurm_trains_on_its_nodes_stops_in_time_and_resumes(root: Path, photos: Path, tmp_path: Path) -> None:
     """One node of two CPU processes, with stand-ins for SLURM's two commands."""
     (tmp_path / "bin").mkdir()
     scontrol = f'[ "$1" = show ] && echo localhost || echo "$@" >> {tmp_path}/scontrol.log'
@@ -318,3 +310,6 @@ def test_slurm_trains_on_its_nodes_stops_in_time_and_goes_on(root: Path, photos:
     assert "a step: 2 patches = 2 process(es) x 1 pass(es) x 1" in done.stdout
     assert checkpoint(tmp_path / "run")["step"] == step + 2
     assert (tmp_path / "scontrol.log").read_text() == "requeue 7\n"  # a run that has ended is not queued again
+    wrong = [str(tmp_path / "none") if word == str(photos / "train") else word for word in command]
+    failed = subprocess.run([*wrong, "--out", str(tmp_path / "other")], env=environment, capture_output=True, text=True)
+    assert failed.returncode == 1 and failed.stderr.count("none does not exist") == 2, "each rank says so once"
