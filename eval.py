@@ -9,9 +9,11 @@ that need no target are computed.
 """
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from evaluation.pairing import RGB, EvaluationError, Pair, find_pairs
 from evaluation.perceptual import PERCEPTUAL, MetricError, make_metrics, measure
 from evaluation.pictures import draw_comparison, draw_spectrum
 from evaluation.tables import Rows, averages, result_stem, score_line, write_tables
+from models.team08_HATFreq.image_io import ImageError
 from utils.metrics import psnr_y, ssim_y
 
 FIDELITY = {"psnr": psnr_y, "ssim": ssim_y}
@@ -79,17 +82,30 @@ def choose_devices(gpu_ids: str) -> list[torch.device]:
     return [torch.device("cuda", number) for number in numbers]
 
 
-def score_pairs(pairs: list[Pair], names: list[str], device: torch.device) -> tuple[Rows, dict[str, str]]:
-    """Values by file name and key, and the metrics that could not be had with the reason."""
+@dataclass
+class Scored:
+    """What became of a share of the pairs."""
+
+    rows: Rows  # values by file name and key
+    missing: dict[str, str]  # metrics that are unavailable, with the reason
+    failed: dict[str, str] = field(default_factory=dict)  # images that could not be scored, with the reason
+
+
+def score_pairs(pairs: list[Pair], names: list[str], device: torch.device) -> Scored:
+    """Score pairs one by one; one that cannot be scored is noted, and the others are scored."""
     metrics, missing = make_metrics([name for name in names if name in PERCEPTUAL], device)
-    rows: Rows = {}
+    scored = Scored({}, missing)
     for pair in tqdm(pairs, desc=f"scoring on {device}", disable=not sys.stderr.isatty()):
-        restored, target = pair.read()
-        values = measure(metrics, restored, target, pair.name)
-        if target is not None:
-            values |= measure_fidelity(names, restored, target, pair.restored)
-        rows[pair.name] = values
-    return rows, missing
+        try:
+            restored, target = pair.read()
+            values = measure(metrics, restored, target, pair.name)
+            if target is not None:
+                values |= measure_fidelity(names, restored, target, pair.restored)
+        except (EvaluationError, MetricError, ImageError) as error:
+            scored.failed[pair.name] = str(error)
+        else:
+            scored.rows[pair.name] = values
+    return scored
 
 
 def measure_fidelity(names: list[str], restored: RGB, target: RGB, path: Path) -> dict[str, float]:
@@ -104,7 +120,7 @@ def measure_fidelity(names: list[str], restored: RGB, target: RGB, path: Path) -
         raise EvaluationError(f"{path} cannot be scored ({error}): take it out of the folder") from error
 
 
-def score_everywhere(pairs: list[Pair], names: list[str], devices: list[torch.device]) -> tuple[Rows, dict[str, str]]:
+def score_everywhere(pairs: list[Pair], names: list[str], devices: list[torch.device]) -> Scored:
     """`score_pairs`, shared out over the devices, one process each and no more than there are pairs."""
     devices = devices[: len(pairs)]
     if len(devices) == 1:
@@ -114,12 +130,13 @@ def score_everywhere(pairs: list[Pair], names: list[str], devices: list[torch.de
         return merge_parts(pairs, list(pool.map(score_pairs, parts, [names] * len(devices), devices)))
 
 
-def merge_parts(pairs: list[Pair], parts: list[tuple[Rows, dict[str, str]]]) -> tuple[Rows, dict[str, str]]:
-    """Rows in the order of the pairs; a metric that one process could not have is left out of all of them."""
-    missing = {key: reason for _, absent in parts for key, reason in absent.items()}
-    merged = {name: values for rows, _ in parts for name, values in rows.items()}
-    rows = {pair.name: {k: v for k, v in merged[pair.name].items() if k not in missing} for pair in pairs}
-    return rows, missing
+def merge_parts(pairs: list[Pair], parts: list[Scored]) -> Scored:
+    """In the order of the pairs; a metric that one process lacks is left out of all of them."""
+    missing = {key: reason for part in parts for key, reason in part.missing.items()}
+    failed = {name: reason for part in parts for name, reason in part.failed.items()}
+    merged = {name: values for part in parts for name, values in part.rows.items()}
+    names = [pair.name for pair in pairs if pair.name in merged]
+    return Scored({n: {k: v for k, v in merged[n].items() if k not in missing} for n in names}, missing, failed)
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -128,21 +145,31 @@ def evaluate(args: argparse.Namespace) -> None:
         raise EvaluationError(f"{args.metrics_save_path} is a file: name a folder with --metrics_save_path")
     pairs = find_pairs(args.output_folder, args.target_folder, args.lq_folder)
     names = usable(args.metrics, args.target_folder is not None)
-    rows, missing = score_everywhere(pairs, names, choose_devices(args.gpu_ids))
+    scored = score_everywhere(pairs, names, choose_devices(args.gpu_ids))
+    rows, missing = scored.rows, scored.missing
     absent = {name: missing.get(name, "not asked for") for name in PERCEPTUAL if name not in names or name in missing}
     for reason in dict.fromkeys(missing.values()):
         affected = ", ".join(name for name in missing if missing[name] == reason)
         print(f"not available: {affected} ({reason})", file=sys.stderr)
+    if any(rows.values()):
+        report(args, [pair for pair in pairs if pair.name in rows], scored, absent)
+    if scored.failed:
+        listed = "\n".join(f"  {reason}" for reason in scored.failed.values())
+        raise EvaluationError(f"{len(scored.failed)} of {len(pairs)} images could not be scored:\n{listed}")
     if not any(rows.values()):
         raise EvaluationError("no metric could be computed: see the reasons above")
-    stem = result_stem(args.output_folder)
-    written = list(write_tables(args.metrics_save_path, stem, rows, absent))
-    if args.target_folder is not None and not args.no_pictures:
-        written += write_pictures(args.metrics_save_path / stem, pairs, rows)
+
+
+def report(args: argparse.Namespace, pairs: list[Pair], scored: Scored, absent: dict[str, str]) -> None:
+    """Write the tables and the pictures, and print the averages."""
+    stem, rows = result_stem(args.output_folder), scored.rows
+    written = list(write_tables(args.metrics_save_path, stem, rows, absent, scored.failed))
     print(f"Average of {len(pairs)} images:")
     for key, value in averages(rows).items():
         print(f"  {key:<9}{value:.4f}")
-    print(f"Total Score: {score_line(averages(rows), absent)}")
+    print(f"Total Score: {score_line(averages(rows), absent) if not scored.failed else 'not available'}")
+    if args.target_folder is not None and not args.no_pictures:
+        written += write_pictures(args.metrics_save_path / stem, pairs, rows)
     print("\n".join(f"-> {path}" for path in written))
 
 
@@ -174,11 +201,17 @@ def write_pictures(stem: Path, pairs: list[Pair], rows: Rows) -> list[Path]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Score the folder named; 0, or 1 with the reason on stderr."""
     args = parse_arguments(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names may hold what a terminal cannot show
     try:
         evaluate(args)
-    except (EvaluationError, MetricError, ValueError, OSError) as error:
+    except (ValueError, RuntimeError, OSError) as error:
         print(f"eval.py: error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("eval.py: stopped; nothing was written", file=sys.stderr)
+        return 130
     return 0
 
 

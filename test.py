@@ -2,14 +2,16 @@
 
     python test.py --test_dir DIV2K_test_LR_bicubic/X4 --save_dir results            # the submission: x8 ensemble, fp32
     python test.py --test_dir my_photographs --save_dir results --ensemble 1         # eight times faster
+    python test.py --test_dir photo.jpg other.png --save_dir results                 # files instead of a folder
 
     torchrun --standalone --nproc_per_node 8 test.py --test_dir my_photographs --save_dir results       # eight GPUs
 
 Writes `save_dir/08_HATFreq/test/*.png` (and `valid/` for --valid_dir) with a record of how they were made. The same
-command goes on where a run was stopped. Several processes share a folder's images out by their pixels.
+command resumes a run that was stopped. Several processes share a folder's images out by their pixels.
 """
 
 import argparse
+import io
 import os
 import sys
 import time
@@ -57,15 +59,16 @@ def run(
     model_func: Restore,
     model_name: str,
     model_dir: str | None,
-    data_dir: str,
+    inputs: list[str],
     save_dir: str,
     mode: str,
     device: torch.device,
 ) -> None:
-    """Restore one folder; the first process prints the time it took, with reading and writing."""
+    """Restore one folder or some files; the first process prints the time it took, with reading and writing."""
     start = time.perf_counter()
+    input_path = inputs[0] if len(inputs) == 1 else inputs
     model_func(
-        model_dir=model_dir, input_path=data_dir, output_path=str(Path(save_dir) / model_name / mode), device=device
+        model_dir=model_dir, input_path=input_path, output_path=str(Path(save_dir) / model_name / mode), device=device
     )
     if os.environ.get("RANK", "0") == "0":
         print(f"Model {model_name} runtime (Including I/O): {1000 * (time.perf_counter() - start):.1f} ms")
@@ -77,8 +80,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "test.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add = parser.add_argument
-    add("--valid_dir", metavar="DIR", help="folder of low-resolution images; results in valid/")
-    add("--test_dir", metavar="DIR", help="folder of low-resolution images; results in test/")
+    add("--valid_dir", nargs="+", metavar="DIR", help="folder of low-resolution images, or files; results in valid/")
+    add("--test_dir", nargs="+", metavar="DIR", help="folder of low-resolution images, or files; results in test/")
     add("--save_dir", metavar="DIR", default="NTIRE2025-ImageSRx4/results", help="default: %(default)s")
     add("--model_id", type=int, default=8, help="0 bicubic, 8 HATFreq (default)")
     add("--device", default="auto", help="auto (CUDA if there is one), cpu, cuda or cuda:N")
@@ -94,9 +97,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--ensemble", type=int, choices=(1, 8), default=8, help="8: self-ensemble (default); 1: single pass")
     add(
         "--preset",
-        choices=("light", "small", "base", "large"),
         default=None,
-        help="which weights of model_zoo/team08_HATFreq (default: light, the ones that ship)",
+        metavar="NAME",
+        help="which weights of model_zoo/team08_HATFreq: light (default, the ones that ship), small, base or large",
     )
     add("--weights", metavar="FILE", help="a weights file instead, ours or an official HAT's; its shape is read off it")
     add("--overwrite", action="store_true", help="restore anew what has been restored already")
@@ -115,36 +118,26 @@ def tile_size(text: str) -> int | None:
     return int(text)
 
 
-def choose_device(name: str) -> torch.device:
-    """The device that a name stands for; under torchrun, `auto` and `cuda` are the GPU of this process.
-
-    Raises:
-        ValueError: not a device, or CUDA where there is none, or fewer GPUs than processes.
-    """
-    from models.team08_HATFreq.system import own_device
-
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.split(":")[0] not in ("cpu", "cuda"):
-        raise ValueError(f"--device must be auto, cpu, cuda or cuda:N, got {name!r}")
-    device, count = own_device(torch.device(name)), torch.cuda.device_count()
-    if device.type == "cuda" and (device.index or 0) >= count:
-        raise ValueError(f"--device {device}: PyTorch sees {count} CUDA devices; use --device cpu, or fewer processes")
-    return device
-
-
 def main(argv: list[str] | None = None) -> int:
     """Restore the folders named; 0 if every image was restored, else 1 with the reasons on stderr."""
+    from models.team08_HATFreq.system import choose_device
+
     args = parse_arguments(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names may hold what a terminal cannot show
     try:
         device = choose_device(args.device)
         model_func, model_dir, model_name = select_model(args)
-        for mode, folder in (("valid", args.valid_dir), ("test", args.test_dir)):
-            if folder:
-                run(model_func, model_name, model_dir, folder, args.save_dir, mode, device)
+        for mode, inputs in (("valid", args.valid_dir), ("test", args.test_dir)):
+            if inputs:
+                run(model_func, model_name, model_dir, inputs, args.save_dir, mode, device)
     except (ValueError, RuntimeError, OSError) as error:
         print(f"test.py: error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("test.py: stopped; the same command resumes where it was", file=sys.stderr)
+        return 130
     return 0
 
 

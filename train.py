@@ -9,7 +9,6 @@ pictures (`samples/`), the checkpoints and the averaged weights: `last.safetenso
 validation PSNR.
 """
 
-import json
 import math
 import os
 import sys
@@ -39,12 +38,13 @@ from image_data.sources import DataError
 from image_data.workers import usable_cores
 from models.team08_HATFreq import HATFreq
 from models.team08_HATFreq.image_io import ImageError
+from models.team08_HATFreq.system import slow_bf16
 from models.team08_HATFreq.weights import WeightsError, load_weights, save_weights
 from training.audit import Audit, audit, default_cache, resume
 from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from training.config import ConfigError, TrainConfig, changed_settings, config_dict, model_config, parse_arguments
 from training.data import Batch, LoaderError, Patches, StepBatches, loading, to_pair
-from training.distributed import World, fast_bf16, joined
+from training.distributed import World, joined
 from training.lifetime import FolderError, PeerError, StopSignals, exit_with, owned
 from training.losses import parse_loss, total_loss
 from training.photographs import Photographs
@@ -55,7 +55,6 @@ from training.step_memory import OutOfMemoryError, check_step_fits, explained
 from training.validation import ValidationSet, open_sets, read_sets, validate
 
 TIMED_OUT = 255  # beyond every signal's number
-FUSION = ".freq."  # in the names of the fusion blocks' weights
 EXPLAINED = (
     *(ConfigError, DataError, CheckpointError, ImageError, WeightsError, NonFiniteError, OSError),
     *(FolderError, LoaderError, OutOfMemoryError, PeerError),
@@ -130,6 +129,7 @@ def start(config: TrainConfig, world: World) -> Run:
         raise ConfigError(f"finish_in {config.finish_in} reshapes a run that has begun, and {config.out} holds none")
     torch.manual_seed(config.seed)
     model = HATFreq(model_config(config))
+    model.set_grad_checkpointing(config.checkpointing)
     if config.init and state is None:
         message = load_weights(model, Path(config.init))
     model.to(world.device).train()
@@ -158,10 +158,10 @@ def start(config: TrainConfig, world: World) -> Run:
 def settled(config: TrainConfig, world: World, state: dict[str, Any] | None) -> TrainConfig:
     """The settings with `auto` and folders resolved; a resumed run keeps what it began with."""
     if config.precision == "auto":
-        fast = world.from_main(lambda: fast_bf16(world.device))
-        chosen = state["config"]["precision"] if state else "bf16" if fast else "fp32"
+        slow = world.from_main(lambda: slow_bf16(world.device))
+        chosen = state["config"]["precision"] if state else "fp32" if slow else "bf16"
         config = replace(config, precision=chosen)
-    if config.precision == "bf16" and not fast_bf16(world.device):
+    if config.precision == "bf16" and slow_bf16(world.device):
         say("warning: this processor computes bf16 several times slower than fp32: give --precision fp32 (or auto)")
     if config.init:
         begun = state is not None  # then the weights are not read any more
@@ -174,11 +174,11 @@ def parameter_groups(model: HATFreq, fusion_lr_scale: float) -> list[dict[str, A
     """The weights as the optimiser takes them; the fusion blocks' apart where they have a rate of their own."""
     if fusion_lr_scale == 1:
         return [{"params": list(model.parameters())}]
-    fusion = [weight for name, weight in model.named_parameters() if FUSION in name]
-    others = [weight for name, weight in model.named_parameters() if FUSION not in name]
+    fusion = model.fusion_parameters()
+    others = [weight for name, weight in model.named_parameters() if name not in fusion]
     if not fusion:
         raise ConfigError("fusion_lr_scale is set and the network has no fusion blocks: choose another --frequency")
-    return [{"params": others}, {"params": fusion, "scale": fusion_lr_scale}]
+    return [{"params": others}, {"params": list(fusion.values()), "scale": fusion_lr_scale}]
 
 
 def moving_average(model: HATFreq, decay: float) -> AveragedModel:
@@ -235,9 +235,8 @@ def save(run: Run) -> None:
 
 
 def save_average(run: Run, name: str) -> None:
-    """Write the averaged weights with what is needed to know them by."""
-    metadata = {"step": str(run.step), "preset": run.config.preset, "model": json.dumps(asdict(run.model.config))}
-    save_weights(run.ema.module, run.folder / name, metadata)
+    """Write the averaged weights with what they are known by."""
+    save_weights(run.ema.module, run.folder / name, {"step": str(run.step), "preset": run.config.preset})
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -334,7 +333,7 @@ def train(config: TrainConfig, world: World, started: float) -> int:
     say(f"a step: {config.batch} patches = {world.size} process(es) x {accumulation_steps} pass(es) x {micro}")
     cores = usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     if config.workers > max(1, cores):
-        say(f"{config.workers} workers share {cores} core(s): that helps only where they wait for a slow disk or network")
+        say(f"{config.workers} workers share {cores} core(s): that helps only where they wait for a slow disk")
     check_step_fits(run.model, config.patch, micro, config.precision == "bf16", run.device)
     return loop(run, patches, sets, StepBatches(run.step, micro, accumulation_steps, world.rank), started)
 

@@ -41,8 +41,8 @@ from benchmarks.results_file import publish
 from benchmarks.scored_runs import Runs, Score
 from benchmarks.spectrum import band_edges
 from evaluation.pairing import Pair
-from models.team08_HATFreq.image_io import write_bytes
 from models.team08_HATFreq.network import HATFreq
+from models.team08_HATFreq.system import write_bytes
 from models.team08_HATFreq.weights import save_weights
 from training.config import TrainConfig, model_config
 

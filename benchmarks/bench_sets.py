@@ -11,7 +11,7 @@ import torch
 
 from models.team08_HATFreq import HATFreq
 from models.team08_HATFreq.image_io import list_images
-from models.team08_HATFreq.inference import build_for
+from models.team08_HATFreq.weights import build, load
 from models.team08_HATFreq.weights import load_weights
 
 ROOT = Path(__file__).resolve().parents[1]

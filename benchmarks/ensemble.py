@@ -25,7 +25,7 @@ from benchmarks.bench_sets import BENCH, machine, pairs, shipped
 from benchmarks.results_file import publish
 from models.team08_HATFreq import HATFreq
 from models.team08_HATFreq.image_io import read_rgb
-from models.team08_HATFreq.restorer import NetworkRestorer
+from models.team08_HATFreq.inference import HATFreqRestorer
 from models.team08_HATFreq.tiling import self_ensemble, to_tensor
 
 COLUMNS = ["image", "single_s", "ensemble_s", "eight_passes_s", "largest_difference"]
@@ -54,7 +54,7 @@ def measure(model: HATFreq, rgb: NDArray[np.uint8], rounds: int) -> tuple[list[f
     """Seconds of a single pass, the ensemble and eight separate passes; the largest difference of the last two."""
     lq, cpu = to_tensor(rgb), torch.device("cpu")
     difference = np.abs(mean_of_eight(model, lq) - self_ensemble(model, lq).numpy()).max()  # warms up, too
-    single, ensemble = (NetworkRestorer(model, cpu, "fp32", 0, 0, passes, {}) for passes in (1, 8))
+    single, ensemble = (HATFreqRestorer(model, cpu, "fp32", 0, 0, passes, {}) for passes in (1, 8))
     ways = (lambda: single(rgb), lambda: ensemble(rgb), lambda: mean_of_eight(model, to_tensor(rgb)))
     turns = [[seconds_of(way) for way in ways] for _ in range(rounds)]
     return [statistics.median(column) for column in zip(*turns, strict=True)], float(difference)

@@ -23,11 +23,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from models.team08_HATFreq.memory import TABLE
+
 from benchmarks.reference import held
 from benchmarks.results_file import publish
 from models.team08_HATFreq import PRESETS, build_model
-from models.team08_HATFreq.image_io import write_bytes
-from models.team08_HATFreq.memory import TABLE
+from models.team08_HATFreq.system import write_bytes
 
 PRECISIONS = ("fp32", "bf16")
 SIDES = {"light": (64, 128, 256, 384), "small": (48, 80, 112), "base": (48, 80, 112), "large": (48, 80)}

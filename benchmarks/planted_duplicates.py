@@ -21,7 +21,8 @@ from pathlib import Path
 
 from benchmarks.planting import KINDS, plant
 from data_curation import deduplicate, embed
-from models.team08_HATFreq.image_io import read_rgb, write_bytes, write_png
+from models.team08_HATFreq.image_io import read_rgb, write_png
+from models.team08_HATFreq.system import write_bytes
 
 SETS = ("Set5", "Set14", "BSD100")
 KNOWN = "302003"  # the BSDS training photograph that Set5's woman is

@@ -20,7 +20,7 @@ from benchmarks.bench_sets import BENCH, SETS, machine, pairs, shipped
 from benchmarks.results_file import publish
 from models.team08_HATFreq import HATFreq
 from models.team08_HATFreq.image_io import read_rgb
-from models.team08_HATFreq.restorer import NetworkRestorer, Precision
+from models.team08_HATFreq.inference import HATFreqRestorer, Precision
 from utils.metrics import psnr_y
 
 COLUMNS = ["set", "precision", "tile", "tiled_images", "psnr", "cost", "largest_cost", "seconds"]
@@ -32,7 +32,7 @@ WHOLE: Case = ("fp32", 0)
 def scores(model: HATFreq, files: list[tuple[Path, Path]], case: Case) -> tuple[list[float], float, int]:
     """PSNR of every image, seconds for all of them, and how many were cut into tiles."""
     precision, tile = case
-    restorer = NetworkRestorer(model, torch.device("cpu"), precision, tile, min(OVERLAP, tile // 2), 1, {})
+    restorer = HATFreqRestorer(model, torch.device("cpu"), precision, tile, min(OVERLAP, tile // 2), 1, {})
     values, seconds, tiled = [], 0.0, 0
     for path, target in files:
         rgb = read_rgb(path)

@@ -38,7 +38,8 @@ from benchmarks.results_file import publish
 from evaluation.pairing import Pair, find_pairs
 from evaluation.perceptual import Metric, make_metrics
 from evaluation.perceptual import measure as measure_perceptual
-from models.team08_HATFreq.image_io import read_rgb, size_of, write_bytes
+from models.team08_HATFreq.image_io import read_rgb, size_of
+from models.team08_HATFreq.system import write_bytes
 from models.team08_HATFreq.weights import WeightsError
 from utils.metrics import psnr_y, ssim_y
 

@@ -18,8 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from models.team00_Bicubic import BicubicRestorer
-from models.team08_HATFreq.inference import build_for
-from models.team08_HATFreq.restorer import NetworkRestorer
+from models.team08_HATFreq.inference import HATFreqRestorer, build_for
 from models.team08_HATFreq.tiling import to_samples, to_tensor
 from models.team08_HATFreq.weights import load_weights
 
@@ -73,9 +72,9 @@ def hatfreq(weights: Path, ensemble: int) -> Method:
     Raises:
         WeightsError: the file cannot be used.
     """
-    model = build_for(weights, None).eval()
+    model = build(load(weights))[0].eval()
     load_weights(model, weights)
-    restorer = NetworkRestorer(model, torch.device("cpu"), "fp32", 0, 0, ensemble, {})
+    restorer = HATFreqRestorer(model, torch.device("cpu"), "fp32", 0, 0, ensemble, {})
     shape = f"{json.dumps(asdict(model.config))} x{ensemble}"
     count = sum(parameter.numel() for parameter in model.parameters())
     name = f"HATFreq-light, {'single pass' if ensemble == 1 else f'x{ensemble} self-ensemble'}"

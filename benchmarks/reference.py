@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from models.team08_HATFreq import HATConfig
-from models.team08_HATFreq.memory import resident_memory
+from models.team08_HATFreq.system import resident_memory
 
 SHAPE = ("embed_dim", "depths", "num_heads", "window_size", "compress_ratio", "squeeze_factor", "conv_scale")
 SHAPE += ("overlap_ratio", "mlp_ratio", "drop_path_rate", "num_feat")

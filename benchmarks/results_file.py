@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from models.team08_HATFreq.image_io import write_bytes
+from models.team08_HATFreq.system import write_bytes
 
 
 def publish(text: str, out: Path | None, columns: list[str], rows: Iterable[Iterable[Any]]) -> None:

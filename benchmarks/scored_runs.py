@@ -11,9 +11,10 @@ import torch
 from benchmarks.selection_choices import call
 from benchmarks.spectrum import error_bands
 from evaluation.pairing import Pair
-from models.team08_HATFreq.image_io import read_rgb, write_bytes
+from models.team08_HATFreq.image_io import read_rgb
+from models.team08_HATFreq.inference import HATFreqRestorer
 from models.team08_HATFreq.network import HATFreq
-from models.team08_HATFreq.restorer import NetworkRestorer
+from models.team08_HATFreq.system import write_bytes
 from models.team08_HATFreq.weights import load_weights
 from utils.metrics import psnr_y
 
@@ -34,11 +35,11 @@ class Score:
 def evaluate(model: HATFreq, weights: Path, sets: dict[str, list[Pair]]) -> dict[str, Score]:
     """A network's scores on every set: whole images, one pass, fp32, rounded to uint8."""
     load_weights(model, weights)
-    restore = NetworkRestorer(model, torch.device("cpu"), "fp32", 0, 0, 1, {})
+    restore = HATFreqRestorer(model, torch.device("cpu"), "fp32", 0, 0, 1, {})
     return {name: _score(restore, pairs) for name, pairs in sets.items()}
 
 
-def _score(restore: NetworkRestorer, pairs: list[Pair]) -> Score:
+def _score(restore: HATFreqRestorer, pairs: list[Pair]) -> Score:
     values, bands = [], []
     for pair in pairs:
         assert pair.target is not None  # find_sets pairs every image

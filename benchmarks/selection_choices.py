@@ -16,8 +16,9 @@ import torch
 from tqdm import tqdm
 
 from evaluation.pairing import Pair, find_pairs
-from models.team08_HATFreq.image_io import read_rgb, write_bytes
-from models.team08_HATFreq.inference import build_for
+from models.team08_HATFreq.image_io import read_rgb
+from models.team08_HATFreq.weights import build, load
+from models.team08_HATFreq.system import write_bytes
 from models.team08_HATFreq.tiling import to_tensor
 from models.team08_HATFreq.weights import load_weights
 from utils.resize import imresize
@@ -126,7 +127,7 @@ def pool_losses(names: list[str], weights: Path, crop: int, file: Path) -> dict[
         losses = {
             row["name"]: float(row["loss"]) for row in csv.DictReader(io.StringIO(file.read_text(encoding="utf-8")))
         }
-    model = build_for(weights, None).eval()
+    model = build(load(weights))[0].eval()
     load_weights(model, weights)
     missing = [name for name in names if name not in losses]
     for done, name in enumerate(tqdm(missing, desc="losses of the pool", disable=not sys.stderr.isatty()), start=1):

@@ -47,9 +47,9 @@ from data_curation.encoders import file_sha256
 from data_curation.features import Features
 from evaluation.pairing import Pair
 from models.team08_HATFreq import PRESETS
-from models.team08_HATFreq.image_io import read_rgb, write_bytes
-from models.team08_HATFreq.inference import build_for
-from models.team08_HATFreq.restorer import NetworkRestorer
+from models.team08_HATFreq.image_io import read_rgb
+from models.team08_HATFreq.inference import HATFreqRestorer, build_for
+from models.team08_HATFreq.system import write_bytes
 from models.team08_HATFreq.weights import load_weights
 from utils.metrics import psnr_y
 
@@ -71,9 +71,9 @@ Scores = dict[int, dict[str, float]]  # seed -> choice, or `start` -> mean PSNR-
 
 def score(weights: Path, pairs: list[Pair]) -> float:
     """Mean PSNR-Y in dB: whole images, one pass, fp32."""
-    model = build_for(weights, None).eval()
+    model = build(load(weights))[0].eval()
     load_weights(model, weights)
-    restore = NetworkRestorer(model, torch.device("cpu"), "fp32", 0, 0, 1, {})
+    restore = HATFreqRestorer(model, torch.device("cpu"), "fp32", 0, 0, 1, {})
     values = []
     for pair in pairs:
         assert pair.target is not None  # find_pairs was given targets

@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data_curation import select
 from data_curation.features import SETTINGS, Features, Record, Settings, normalised, write_shard
 from data_curation.scoring import places, ranked, score_pool
-from models.team08_HATFreq.image_io import write_bytes
+from models.team08_HATFreq.system import write_bytes
 
 DIMENSION, QUERIES, PLANTED, SHARD = 768, 100, 100, 100_000
 CHOSEN = 10_000

@@ -26,8 +26,9 @@ from benchmarks.results_file import publish
 from benchmarks.scored_runs import Runs, Score
 from benchmarks.train_step import Case, our_step
 from evaluation.pairing import Pair
-from models.team08_HATFreq.image_io import read_rgb, write_bytes
+from models.team08_HATFreq.image_io import read_rgb
 from models.team08_HATFreq.network import HATFreq
+from models.team08_HATFreq.system import write_bytes
 from models.team08_HATFreq.tiling import to_tensor
 from training.config import TrainConfig, model_config
 

@@ -43,7 +43,8 @@ from data_curation.pictures import pair as side_by_side
 from data_curation.pictures import sheet
 from data_curation.verify import Verdict
 from image_data.sources import DataError
-from models.team08_HATFreq.image_io import ImageError, write_bytes, write_png
+from models.team08_HATFreq.image_io import ImageError, write_png
+from models.team08_HATFreq.system import write_bytes
 
 REDUCTION = 4  # of the LR grid against an HR image
 PICTURED = 24  # pairs in duplicates.png

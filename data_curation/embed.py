@@ -36,7 +36,7 @@ from data_curation.features import (
 )
 from data_curation.reader import Outcome, Reader
 from image_data.sources import MAX_LISTED, DataError, ImageFile, expand
-from models.team08_HATFreq.image_io import write_bytes
+from models.team08_HATFreq.system import write_bytes
 
 BATCHES_AHEAD = 4  # decoded images kept waiting for the encoder, in batches
 

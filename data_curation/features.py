@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from data_curation.phash import ORIENTATIONS
 from image_data.sources import DataError
-from models.team08_HATFreq.image_io import write_bytes
+from models.team08_HATFreq.system import write_bytes
 
 SETTINGS = "features.json"
 SCHEMA = pa.schema(

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from data_curation.features import Features
 from data_curation.localhash import THUMBNAIL, WORDS, LocalHashes, local_hashes
 from image_data.sources import IN_SHARD, DataError, ImageFile, index_shard
-from models.team08_HATFreq.image_io import read_rgb, write_bytes
+from models.team08_HATFreq.image_io import read_rgb
+from models.team08_HATFreq.system import write_bytes
 
 BLOCK = 1000  # images a file of hashes
 _FORM = 1  # of the hashes; a change makes old files void

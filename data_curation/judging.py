@@ -11,7 +11,7 @@ from pathlib import Path
 
 from data_curation.hashing import read_checked
 from data_curation.verify import Verdict, View, verify, view
-from models.team08_HATFreq.image_io import write_bytes
+from models.team08_HATFreq.system import write_bytes
 
 BLOCK = 256  # pairs a file of verdicts
 _FORM = 1  # of the verdicts; a change makes old files void

@@ -27,7 +27,8 @@ from data_curation.pictures import captioned, fitted, sheet
 from data_curation.pictures import pair as side_by_side
 from data_curation.select import NAME
 from image_data.sources import DataError
-from models.team08_HATFreq.image_io import ImageError, write_bytes, write_png
+from models.team08_HATFreq.image_io import ImageError, write_png
+from models.team08_HATFreq.system import write_bytes
 
 BOX = 150  # pixels of the side of a picture on a sheet
 NEIGHBOURS, QUERIES = 5, 8  # shown of each query, and queries

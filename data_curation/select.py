@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from data_curation.features import Features, FeaturesError
 from data_curation.scoring import Nearest, places, ranked, score_pool
 from image_data.sources import IN_SHARD, DataError
-from models.team08_HATFreq.image_io import TEMPORARY, write_bytes
+from models.team08_HATFreq.system import TEMPORARY, write_bytes
 
 NAME = "data_ldcc"
 COLUMNS = ("name", "score", "nearest_query", "rank", "chosen", "reason")

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from image_data.geometry import cut_to_scale
 from models.team08_HATFreq.image_io import list_images, read_rgb
 
 SUFFIX = "x4"
-NAMED = 10  # how many files a message lists
+MAX_LISTED = 10  # how many files a message lists
 
 RGB = NDArray[np.uint8]
 
@@ -42,8 +43,7 @@ class Pair:
         restored = read_rgb(self.restored)
         if self.target is None:
             return restored, None
-        target = read_rgb(self.target)
-        target = target[: target.shape[0] - target.shape[0] % 4, : target.shape[1] - target.shape[1] % 4]
+        target = cut_to_scale(read_rgb(self.target))
         if restored.shape != target.shape:
             sizes = " and its target ".join(
                 f"{path} is {image.shape[1]}x{image.shape[0]}"
@@ -115,5 +115,5 @@ def _stems(stem: str) -> list[str]:
 
 
 def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
+    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return ", ".join(names[:MAX_LISTED]) + more

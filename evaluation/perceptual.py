@@ -1,7 +1,7 @@
 """The organisers' perceptual metrics, computed by pyiqa, and their total score.
 
-pyiqa is optional (requirements-iqa.txt; its licence is non-commercial), and so are its weights, which it downloads at
-first use. What cannot be had is named with the reason, and the total score is then not available, never a partial sum.
+pyiqa is optional (`pip install .[iqa]`; its licence is non-commercial), and so are its weights, which it downloads at
+first use. What is unavailable is named with the reason, and the total score is then not available, never a partial sum.
 """
 
 import importlib.util
@@ -27,28 +27,30 @@ Factory = Callable[[str, torch.device], Metric]
 
 
 @dataclass(frozen=True)
-class Entry:
-    """How a metric is made and how it enters the total score.
-
-    Attributes:
-        pyiqa: its name in pyiqa.
-        needs_target: whether it compares with a target.
-        share: its value -> its part of the total score.
-    """
+class PyiqaMetric:
+    """A metric's name in pyiqa, and whether it compares with a target."""
 
     pyiqa: str
     needs_target: bool
-    share: Callable[[float], float]
 
 
-# Keys and formula as in the organisers' eval.py; all on the whole RGB image in [0, 1].
-PERCEPTUAL: dict[str, Entry] = {
-    "LPIPS": Entry("lpips", True, lambda v: 1 - v),
-    "DISTS": Entry("dists", True, lambda v: 1 - v),
-    "NIQE": Entry("niqe", False, lambda v: max(0.0, (10 - v) / 10)),
-    "MUSIQ": Entry("musiq", False, lambda v: v / 100),
-    "MANIQA": Entry("maniqa", False, lambda v: v),
-    "CLIP-IQA": Entry("clipiqa", False, lambda v: v),
+# Every metric that eval.py can be asked for; a new one is a line here. All on the whole RGB image in [0, 1].
+PERCEPTUAL: dict[str, PyiqaMetric] = {
+    "LPIPS": PyiqaMetric("lpips", True),
+    "DISTS": PyiqaMetric("dists", True),
+    "NIQE": PyiqaMetric("niqe", False),
+    "MUSIQ": PyiqaMetric("musiq", False),
+    "MANIQA": PyiqaMetric("maniqa", False),
+    "CLIP-IQA": PyiqaMetric("clipiqa", False),
+}
+# What the organisers' total score adds up, from the averaged metrics (their eval.py).
+SCORE_TERMS: dict[str, Callable[[float], float]] = {
+    "LPIPS": lambda v: 1 - v,
+    "DISTS": lambda v: 1 - v,
+    "NIQE": lambda v: max(0.0, (10 - v) / 10),
+    "MUSIQ": lambda v: v / 100,
+    "MANIQA": lambda v: v,
+    "CLIP-IQA": lambda v: v,
 }
 
 
@@ -58,10 +60,10 @@ class MetricError(RuntimeError):
 
 def total_score(averages: Mapping[str, float]) -> float | None:
     """The organisers' perceptual score from averaged metrics; None unless every part is there and finite."""
-    values = [averages.get(name, math.nan) for name in PERCEPTUAL]
-    if not all(math.isfinite(value) for value in values):
+    values = {name: averages.get(name, math.nan) for name in SCORE_TERMS}
+    if not all(math.isfinite(value) for value in values.values()):
         return None
-    return sum(entry.share(value) for entry, value in zip(PERCEPTUAL.values(), values, strict=True))
+    return sum(term(values[name]) for name, term in SCORE_TERMS.items())
 
 
 def make_metrics(
@@ -78,7 +80,7 @@ def make_metrics(
         The metrics by key, and for each that cannot be had the reason in one line.
     """
     if factory is None and importlib.util.find_spec("pyiqa") is None:
-        return {}, dict.fromkeys(names, "pyiqa is not installed (pip install -r requirements-iqa.txt)")
+        return {}, dict.fromkeys(names, "pyiqa is not installed (pip install .[iqa])")
     metrics: dict[str, Metric] = {}
     missing: dict[str, str] = {}
     for name in names:
@@ -115,7 +117,7 @@ def measure(
 
 def _to_input(image: Any) -> Tensor:
     """uint8 `h w 3` -> float32 `1 3 h w` in [0, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 255
+    return torch.tensor(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 255
 
 
 def _pyiqa_metric(name: str, device: torch.device) -> Metric:

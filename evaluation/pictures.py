@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from evaluation.pairing import RGB, Pair
 from evaluation.spectrum import mean_radial_power
 from evaluation.tables import Rows
-from models.team08_HATFreq.image_io import read_rgb, write_bytes
+from models.team08_HATFreq.image_io import read_rgb
+from models.team08_HATFreq.system import write_bytes
 from utils.metrics import psnr_y, rgb_to_y, ssim_y
 from utils.resize import imresize
 
@@ -131,7 +132,8 @@ def _draw_row(figure: Figure, axes: list[Axes], panel: Panel) -> None:
     axes[0].imshow(panel.target, interpolation="antialiased")
     frame = (columns.start, rows.start), columns.stop - columns.start, rows.stop - rows.start
     axes[0].add_patch(Rectangle(*frame, fill=False, color="#ffd400", lw=1.6))
-    axes[0].set_title(f"{panel.rank}: {panel.name}", fontweight="bold")
+    name = panel.name.encode(errors="replace").decode()  # a name that is not UTF-8 has no letters for its bytes
+    axes[0].set_title(f"{panel.rank}: {name}", fontweight="bold", parse_math=False)
     for ax, kind in zip(axes[1:4], ("bicubic", "restored", "target"), strict=True):
         ax.imshow(getattr(panel, kind)[rows, columns], interpolation="nearest")
         ax.set_title(_caption(panel, kind))
@@ -148,7 +150,11 @@ def _caption(panel: Panel, kind: str) -> str:
     if kind == "target":
         return "target"
     image = getattr(panel, kind)
-    return f"{kind}  {psnr_y(image, panel.target):.2f} dB / {ssim_y(image, panel.target):.4f}"
+    psnr = f"{kind}  {psnr_y(image, panel.target):.2f} dB"
+    try:
+        return f"{psnr} / {ssim_y(image, panel.target):.4f}"
+    except ValueError:  # too small for SSIM's window
+        return psnr
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from evaluation.perceptual import total_score
-from models.team08_HATFreq.image_io import write_bytes
+from models.team08_HATFreq.system import write_bytes
 
 Rows = dict[str, dict[str, float]]
 
@@ -30,17 +30,26 @@ def score_line(means: Mapping[str, float], missing: Mapping[str, str]) -> str:
     return f"{score:.6f}" if score is not None else f"not available (missing: {', '.join(missing)})"
 
 
-def write_tables(folder: Path, stem: str, rows: Rows, missing: Mapping[str, str]) -> tuple[Path, Path]:
-    """Write `<stem>.csv` and `<stem>.txt`; returns their paths."""
+def write_tables(
+    folder: Path, stem: str, rows: Rows, missing: Mapping[str, str], failed: Mapping[str, str]
+) -> tuple[Path, Path]:
+    """Write `<stem>.csv` and `<stem>.txt`; returns their paths.
+
+    Args:
+        rows: values by file name and key.
+        missing: metrics that are unavailable, with the reason.
+        failed: images that could not be scored, with the reason; the averages are then of the others.
+    """
     means = averages(rows)
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["Filename", *means])
     writer.writerows([name, *(values[key] for key in means)] for name, values in rows.items())
     lines = [f"{key}: {value}" for key, value in means.items()]
-    lines.append(f"Total Score: {score_line(means, missing)}")
+    lines += [f"not scored: {name} ({reason})" for name, reason in failed.items()]
+    lines.append(f"Total Score: {score_line(means, missing) if not failed else 'not available (images failed)'}")
     folder.mkdir(parents=True, exist_ok=True)
     table, summary = folder / f"{stem}.csv", folder / f"{stem}.txt"
-    write_bytes(table, text.getvalue().encode())
-    write_bytes(summary, ("\n".join(lines) + "\n").encode())
+    write_bytes(table, text.getvalue().encode(errors="surrogateescape"))
+    write_bytes(summary, ("\n".join(lines) + "\n").encode(errors="surrogateescape"))
     return table, summary

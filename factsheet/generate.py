@@ -38,7 +38,7 @@ from factsheet.results import (
 from factsheet.wording import against_base, against_start, listed, told_apart
 from models.team08_HATFreq import PRESETS
 from models.team08_HATFreq.frequency import KNOTS
-from models.team08_HATFreq.image_io import write_bytes
+from models.team08_HATFreq.system import write_bytes
 from submission.facts import FILE, Facts, FactsError, missing, read_facts
 
 ROOT = Path(__file__).resolve().parents[1]

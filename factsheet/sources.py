@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from factsheet import EPOCH
-from models.team08_HATFreq.image_io import write_bytes
+from models.team08_HATFreq.system import write_bytes
 from submission.package import SOURCES, Commit, zipped
 
 NAME = "HATFreq_factsheet"

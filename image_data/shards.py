@@ -11,7 +11,8 @@ from pathlib import Path
 from image_data.headers import Header
 from image_data.sources import MAX_LISTED, DataError, ImageFile, index_shard
 from image_data.workers import in_order
-from models.team08_HATFreq.image_io import TEMPORARY, ImageError
+from models.team08_HATFreq.image_io import ImageError
+from models.team08_HATFreq.system import TEMPORARY
 
 
 @dataclass

@@ -18,7 +18,8 @@ from image_data.geometry import cut_to_scale, fits
 from image_data.headers import read_header
 from image_data.sources import MAX_LISTED, DataError, ImageFile
 from image_data.workers import in_order
-from models.team08_HATFreq.image_io import ImageError, list_images, read_picture, read_rgb, write_bytes, write_png
+from models.team08_HATFreq.image_io import ImageError, list_images, read_picture, read_rgb, write_png
+from models.team08_HATFreq.system import write_bytes
 
 RECORD = "sub_images.json"  # beside the sub-images: how they were cut
 Pair = tuple[ImageFile, ImageFile | None]  # a photograph and its official low-resolution image

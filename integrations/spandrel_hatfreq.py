@@ -19,7 +19,7 @@ from typing import Any
 from spandrel import MAIN_REGISTRY, Architecture, ArchSupport, ImageModelDescriptor, ModelTiling, SizeRequirements
 
 from models.team08_HATFreq import HATConfig, HATFreq
-from models.team08_HATFreq.weights import WeightsError, describe, preset_of
+from models.team08_HATFreq.weights import WeightsError, describe, preset_name
 
 
 class HATFreqArchitecture(Architecture[HATFreq]):
@@ -53,7 +53,7 @@ class HATFreqArchitecture(Architecture[HATFreq]):
 
 def tags_of(config: HATConfig) -> list[str]:
     """What programs show beside the name: preset, frequency blocks, channels, window, groups."""
-    preset = preset_of(config).split(maxsplit=1)[0]
+    preset = preset_name(config) or "custom"
     frequency = f"frequency-{config.frequency}"
     return [preset, frequency, f"{config.embed_dim}dim", f"w{config.window_size}", f"{len(config.depths)}groups"]
 

@@ -1,7 +1,7 @@
 """Write a HATFreq as an ONNX file for images of any size, after checking it in onnxruntime.
 
-    pip install -r requirements-onnx.txt
-    python scripts/export_onnx.py --out hatfreq_light_x4.onnx
+    pip install .[onnx]
+    python -m scripts.export_onnx --out hatfreq_light_x4.onnx
 
 Input `lq`: float32 `b 3 h w` in [0, 1], any b, h and w. Output `sr`: `b 3 h*scale w*scale`, not clamped. One pass, no
 tiles: whoever runs it cuts large images. The file is written only if onnxruntime's result is PyTorch's within 1e-4 on
@@ -10,7 +10,6 @@ three sizes.
 
 import argparse
 import importlib.util
-import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,13 +19,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from integrations.onnx_network import exportable, plain_steps
-from models.team08_HATFreq import HATFreq
-from models.team08_HATFreq.image_io import write_bytes
-from models.team08_HATFreq.inference import build_for
-from models.team08_HATFreq.weights import WeightsError, load_weights, verify_checksum
+from models.team08_HATFreq import HATFreq, set_exportable
+from models.team08_HATFreq.system import write_bytes
+from models.team08_HATFreq.weights import WeightsError, build, load
 
 ROOT = Path(__file__).resolve().parents[1]
 ZOO = ROOT / "model_zoo" / "team08_HATFreq" / "hatfreq_light_x4.safetensors"
@@ -45,13 +40,13 @@ def onnx_model(model: HATFreq, metadata: dict[str, str]) -> bytes:
     Raises:
         ExportError: the exporter failed; the message holds its reason.
     """
-    traced = exportable(model).requires_grad_(False)
+    model = model.requires_grad_(False)
     batch, height, width = (torch.export.Dim(name) for name in ("batch", "height", "width"))
     try:
-        with plain_steps(), warnings.catch_warnings():
+        with set_exportable(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the exporter, about its own future
             program = torch.onnx.export(
-                traced,
+                model,
                 (torch.rand(2, 3, 19, 23),),
                 dynamo=True,
                 opset_version=OPSET,
@@ -144,9 +139,9 @@ def export(weights: Path, out: Path) -> str:
         ExportError: the graph could not be made or is not the network.
         OSError: the file cannot be written.
     """
-    model = build_for(weights, None).eval()
-    load_weights(model, weights)
-    metadata = {"weights": weights.name, "weights_sha256": verify_checksum(weights), "scale": str(model.config.scale)}
+    found = load(weights)
+    model = build(found)[0].eval()
+    metadata = {"weights": weights.name, "weights_sha256": found.sha256, "scale": str(model.config.scale)}
     content = onnx_model(model, metadata)
     difference = largest_difference(content, model)
     if difference > TOLERANCE:
@@ -163,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="ONNX file to write")
     args = parser.parse_args(argv)
     if missing := [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]:
-        raise SystemExit(f"export_onnx.py: {', '.join(missing)} not installed: pip install -r requirements-onnx.txt")
+        raise SystemExit(f"export_onnx.py: {', '.join(missing)} not installed: pip install .[onnx]")
     try:
         print(export(args.weights, args.out))
     except (WeightsError, ExportError, ValueError, OSError) as error:

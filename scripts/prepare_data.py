@@ -26,7 +26,8 @@ from image_data.shards import pack, plan
 from image_data.sources import IN_SHARD, MAX_LISTED, DataError, ImageFile, expand
 from image_data.sub_images import Cut, cut_all, strangers
 from image_data.workers import WorkerError
-from models.team08_HATFreq.image_io import ImageError, write_bytes
+from models.team08_HATFreq.image_io import ImageError
+from models.team08_HATFreq.system import write_bytes
 
 EXPECTED = {
     "div2k": 800, "flickr2k": 2_650, "df2k": 3_450, "lsdir": 84_991, "hq50k": 50_000, "imagenet": 1_281_167,

@@ -9,7 +9,8 @@ from skimage import data
 
 from data_curation.features import SETTINGS, Record, Settings, normalised, write_shard
 from data_curation.phash import phash8
-from models.team08_HATFreq.image_io import read_rgb, write_bytes, write_png
+from models.team08_HATFreq.image_io import read_rgb, write_png
+from models.team08_HATFreq.system import write_bytes
 
 MODEL = "hand:made"
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket")

@@ -17,7 +17,9 @@ from models.team08_HATFreq.attention import (
     position_bias,
     self_attention_index,
     shift_masks,
+    shifted,
 )
+from models.team08_HATFreq.layers import set_exportable, set_fused_attention
 
 
 def test_partition_golden_and_round_trip() -> None:
@@ -57,7 +59,7 @@ def test_shift_masks_equal_labelled_regions(grid: tuple[int, int]) -> None:
     labels = (y >= gh * window - shift).int()[:, None] * 2 + (x >= gw * window - shift).int()[None]
     label = partition(labels[None, :, :, None], window)[0, ..., 0]  # gh gw n
     expected = torch.where(label[..., :, None] == label[..., None, :], 0.0, MASKED)
-    masks = shift_masks(window, shift, torch.device("cpu"))
+    masks = shift_masks(window, shift)
     for i in range(gh):
         for j in range(gw):
             assert torch.equal(masks[int(i == gh - 1), int(j == gw - 1)], expected[i, j])
@@ -71,7 +73,8 @@ def test_attend_equals_its_formula(d: int, m: int) -> None:
     bias = torch.randn(2, 16, m)
     expected = torch.softmax(q.double() @ k.double().mT / d**0.5 + bias.double(), -1) @ v.double()
     for fused in (True, False):
-        torch.testing.assert_close(attend(q, k, v, bias, fused, d**-0.5).double(), expected, rtol=0, atol=2e-6)
+        with set_fused_attention(fused):
+            torch.testing.assert_close(attend(q, k, v, bias, d**-0.5).double(), expected, rtol=0, atol=2e-6)
 
 
 def gradients(module: torch.nn.Module, inputs: list[Tensor], weight: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -81,10 +84,11 @@ def gradients(module: torch.nn.Module, inputs: list[Tensor], weight: Tensor) -> 
     return out.detach(), list(torch.autograd.grad((out * weight).sum(), leaves))
 
 
-def assert_paths_agree(fused: torch.nn.Module, plain: torch.nn.Module, inputs: list[Tensor], shape: tuple) -> None:
+def assert_paths_agree(module: torch.nn.Module, inputs: list[Tensor], shape: tuple) -> None:
     weight = torch.randn(shape)
-    out_fused, grad_fused = gradients(fused, inputs, weight)
-    out_plain, grad_plain = gradients(plain, inputs, weight)
+    out_fused, grad_fused = gradients(module, inputs, weight)
+    with set_fused_attention(False):
+        out_plain, grad_plain = gradients(module, inputs, weight)
     torch.testing.assert_close(out_fused, out_plain, rtol=0, atol=2e-6)
     for a, b in zip(grad_fused, grad_plain, strict=True):
         assert b.abs().max() > 0
@@ -97,13 +101,33 @@ def assert_paths_agree(fused: torch.nn.Module, plain: torch.nn.Module, inputs: l
 @pytest.mark.parametrize("size", [(4, 4), (8, 12), (4, 8)])
 def test_window_attention_fused_equals_plain(shift: int, size: tuple[int, int], bias_trained: bool) -> None:
     torch.manual_seed(0)
-    fused, plain = (WindowAttention(20, 4, 2, shift, fused=f) for f in (True, False))
-    fused.relative_position_bias_table.data.normal_()
-    plain.load_state_dict(fused.state_dict())
-    for module in (fused, plain):
-        module.relative_position_bias_table.requires_grad_(bias_trained)
+    module = WindowAttention(20, 4, 2, shift)
+    module.relative_position_bias_table.data.normal_()
+    module.relative_position_bias_table.requires_grad_(bias_trained)
     x = torch.randn(2, *size, 20, requires_grad=True)
-    assert_paths_agree(fused, plain, [x, self_attention_index(4)], (2, *size, 20))
+    assert_paths_agree(module, [x, self_attention_index(4), shift_masks(4, 2)], (2, *size, 20))
+
+
+@pytest.mark.parametrize("size", [(4, 4), (8, 12), (4, 8)])
+def test_one_call_for_all_shifted_windows_equals_the_parts(size: tuple[int, int]) -> None:
+    """A GPU's and an exporter's way against the CPU's."""
+    torch.manual_seed(0)
+    module = WindowAttention(20, 4, 2, 2)
+    module.relative_position_bias_table.data.normal_()
+    inputs = [torch.randn(2, *size, 20, requires_grad=True), self_attention_index(4), shift_masks(4, 2)]
+    weight = torch.randn(2, *size, 20)
+    parts, part_gradients = gradients(module, inputs, weight)
+    with set_exportable():
+        whole, whole_gradients = gradients(module, inputs, weight)
+    torch.testing.assert_close(parts, whole, rtol=0, atol=2e-6)
+    for a, b in zip(part_gradients, whole_gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=2e-5)
+
+
+def test_shifted_is_torchs_roll() -> None:
+    x = torch.randn(2, 9, 11, 2)
+    for shift in (-4, 0, 3):
+        assert torch.equal(shifted(x, shift), x.roll((shift, shift), (1, 2)))
 
 
 @pytest.mark.parametrize("bias_trained", [False, True])
@@ -111,10 +135,13 @@ def test_window_attention_fused_equals_plain(shift: int, size: tuple[int, int], 
 @pytest.mark.parametrize("overlapping", [4, 6, 8])
 def test_overlapping_attention_fused_equals_plain(size: tuple[int, int], overlapping: int, bias_trained: bool) -> None:
     torch.manual_seed(0)
-    fused, plain = (OverlappingAttention(4, overlapping, 2, 10**-0.5, fused=f) for f in (True, False))
+    module = OverlappingAttention(4, overlapping, 2, 10**-0.5)
     qkv = torch.randn(2, *size, 60, requires_grad=True)
     bias = torch.randn(2, 16, overlapping**2, requires_grad=bias_trained)
-    assert_paths_agree(fused, plain, [qkv, bias], (2, *size, 20))
+    assert_paths_agree(module, [qkv, bias], (2, *size, 20))
+    expected = module(qkv, bias)
+    with set_exportable():
+        torch.testing.assert_close(module(qkv, bias), expected, rtol=0, atol=2e-6)
 
 
 def test_the_switch_and_the_trained_bias_choose_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,11 +153,12 @@ def test_the_switch_and_the_trained_bias_choose_the_path(monkeypatch: pytest.Mon
     q = torch.randn(1, 2, 4, 8, requires_grad=True)
     for fused, bias_trained, expected in [(True, False, 1), (True, True, 0), (False, False, 0)]:
         calls.clear()
-        attend(q, q, q, torch.zeros(2, 4, 4, requires_grad=bias_trained), fused, 1.0)
+        with set_fused_attention(fused):
+            attend(q, q, q, torch.zeros(2, 4, 4, requires_grad=bias_trained), 1.0)
         assert len(calls) == expected
     calls.clear()
     with torch.no_grad():
-        attend(q, q, q, torch.zeros(2, 4, 4, requires_grad=True), True, 1.0)
+        attend(q, q, q, torch.zeros(2, 4, 4, requires_grad=True), 1.0)
     assert len(calls) == 1
 
 
@@ -140,7 +168,8 @@ def test_shifted_attention_keeps_opposite_edges_apart() -> None:
     x = torch.randn(1, 8, 8, 8)
     changed = x.clone()
     changed[:, 0, 0] += 1  # the corner shares a rolled window with the other three corners
-    difference = (attention(x, self_attention_index(4)) - attention(changed, self_attention_index(4))).abs().amax(-1)[0]
+    index, masks = self_attention_index(4), shift_masks(4, 2)
+    difference = (attention(x, index, masks) - attention(changed, index, masks)).abs().amax(-1)[0]
     assert difference[:2, :2].min() > 0
     difference[:2, :2] = 0
     assert difference.max() < 1e-6
@@ -169,7 +198,8 @@ def test_fused_equals_plain_on_cuda_with_gradients(dtype: torch.dtype) -> None:
         weight = torch.randn(6, 6, 256, 32, device="cuda", dtype=dtype)
         results = []
         for fused in (True, False):
-            out = attend(q, k, v, bias, fused, 30**-0.5)
+            with set_fused_attention(fused):
+                out = attend(q, k, v, bias, 30**-0.5)
             results.append([out, *torch.autograd.grad((out * weight).sum(), [q, k, v, bias])])
         for a, b in zip(*results, strict=True):
             assert ((a - b).norm() / b.norm()).item() < tolerance

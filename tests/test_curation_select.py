@@ -13,7 +13,8 @@ from data_curation import embed, select
 from data_curation.features import SETTINGS, Features, Record, Settings, normalised, write_shard
 from data_curation.scoring import Nearest, places, ranked, score_pool
 from image_data.sources import expand
-from models.team08_HATFreq.image_io import write_bytes, write_png
+from models.team08_HATFreq.image_io import write_png
+from models.team08_HATFreq.system import write_bytes
 
 MODEL = "hand:made"
 # Eighths have few bits: the scores below are exact.

@@ -1,6 +1,7 @@
 """Image files of every kind that a user may hand in: the right samples or a clear error."""
 
 import io
+import struct
 from pathlib import Path
 
 import cv2
@@ -9,8 +10,18 @@ import pytest
 from PIL import Image
 
 from models.team08_HATFreq import image_io
-from models.team08_HATFreq.image_io import ImageError, Picture, list_images, read_picture, read_rgb, size_of, write_png
-from models.team08_HATFreq.png import write_rows
+from models.team08_HATFreq.image_io import (
+    ImageError,
+    Metadata,
+    Picture,
+    list_images,
+    read_picture,
+    read_rgb,
+    size_of,
+    write_picture,
+    write_png,
+    write_rows,
+)
 
 RGB = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
 DEEP = np.random.default_rng(1).integers(0, 65536, (9, 7, 4), dtype=np.uint16)
@@ -83,7 +94,8 @@ def test_alpha_is_kept_and_an_opaque_one_dropped(tmp_path: Path) -> None:
     np.testing.assert_array_equal(opaque.samples, RGB)
     grey = read_picture(save(tmp_path / "c.png", np.dstack([alpha, RGB[..., 1]]), "LA"))
     np.testing.assert_array_equal(grey.alpha, RGB[..., 1])
-    assert grey.grey and grey.samples.shape == (9, 7, 4)
+    assert grey.grey and grey.samples.shape == (9, 7, 2)
+    np.testing.assert_array_equal(grey.samples, np.dstack([alpha, RGB[..., 1]]))
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
@@ -130,7 +142,7 @@ def test_truncated_files_are_told(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
     save(path, np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(ImageError, match=rf"a{suffix}.*(truncated|damaged|no image)"):
+    with pytest.raises(ImageError, match=rf"a{suffix}.*(truncated|damaged|not an image)"):
         read_rgb(path)
 
 
@@ -156,11 +168,11 @@ def test_what_cannot_be_restored_is_refused_with_the_remedy(tmp_path: Path) -> N
     refused(save(tmp_path / "cmyk.jpg", RGB, "CMYK"), "CMYK samples: convert")
     refused(save(tmp_path / "float.tiff", RGB[..., 0].astype(np.float32)), "F samples: convert")
     assert cv2.imwrite(str(tmp_path / "float3.tiff"), RGB.astype(np.float32))
-    refused(tmp_path / "float3.tiff", "no image|not unsigned")
+    refused(tmp_path / "float3.tiff", "not an image|not unsigned")
     (tmp_path / "empty.png").touch()
     refused(tmp_path / "empty.png", "is empty")
     (tmp_path / "text.png").write_text("not an image")
-    refused(tmp_path / "text.png", "no image that can be read")
+    refused(tmp_path / "text.png", "is not an image")
     (tmp_path / "folder.png").mkdir()
     refused(tmp_path / "folder.png", "is a folder")
     refused(tmp_path / "missing.png", "does not exist")
@@ -199,7 +211,7 @@ def test_written_files_read_back(tmp_path: Path, samples: np.ndarray) -> None:
 def test_rows_written_by_ourselves_are_what_other_readers_see(shape: tuple[int, ...], dtype: type) -> None:
     samples = np.random.default_rng(0).integers(0, np.iinfo(dtype).max + 1, shape).astype(dtype)
     file = io.BytesIO()
-    write_rows(file, samples)
+    write_rows(file, samples, Metadata())
     decoded = cv2.imdecode(np.frombuffer(file.getvalue(), np.uint8), cv2.IMREAD_UNCHANGED)
     if shape[2:] == (2,):  # OpenCV gives grey and alpha as colour and alpha
         decoded = decoded[..., 2:]
@@ -219,9 +231,10 @@ def test_samples_that_png_cannot_hold_are_refused(tmp_path: Path) -> None:
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_png(tmp_path / "a.png", RGB)
-    monkeypatch.setattr(image_io, "write_rows", lambda file, samples: (file.write(b"begun"), full_disk())[1])
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(image_io, "write_rows", lambda file, *_: (file.write(b"begun"), full_disk())[1])
+    with pytest.raises(OSError, match=r"a\.png \(No space left on device\): make room") as caught:
         write_png(tmp_path / "a.png", 255 - RGB)
+    assert caught.value.errno == 28
     monkeypatch.undo()
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
     np.testing.assert_array_equal(read_rgb(tmp_path / "a.png"), RGB)
@@ -234,3 +247,229 @@ def full_disk() -> None:
 def test_grey_samples_keep_equal_channels() -> None:
     grey = np.arange(256, dtype=np.uint8)[None]
     np.testing.assert_array_equal(Picture(np.repeat(grey[..., None], 3, 2), grey=True).samples, grey)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Files that a decoder reads wrongly, or stumbles over
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def exif_of_type(kind: int, value: bytes) -> bytes:
+    """An EXIF block whose only tag is the orientation, of a TIFF type."""
+    return b"Exif\0\0II*\0" + struct.pack("<IHHHI4sI", 8, 1, 0x0112, kind, 1, value, 0)
+
+
+@pytest.mark.parametrize(("kind", "value"), [(1, b"\6"), (2, b"6\0"), (7, b"\6"), (3, b"\x99"), (12, b"\6")])
+@pytest.mark.parametrize("suffix", [".jpg", ".webp"])
+def test_an_orientation_of_another_type_stops_nothing(tmp_path: Path, kind: int, value: bytes, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    Image.fromarray(RGB).save(path, exif=exif_of_type(kind, value.ljust(4, b"\0")), quality=95)
+    assert sorted(size_of(path)) == [7, 9] and read_rgb(path).size == RGB.size
+
+
+def test_links_that_lead_to_themselves_or_nowhere_are_named(tmp_path: Path) -> None:
+    for name, target in (("loop.png", "loop.png"), ("dangling.png", "nowhere.png")):
+        (tmp_path / name).symlink_to(tmp_path / target)
+        for read in (size_of, read_picture):
+            with pytest.raises(ImageError, match=name):
+                read(tmp_path / name)
+
+
+def test_messages_hold_no_address_of_memory(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"not an image")
+    for read in (lambda path: read_picture(path), lambda path: read_picture("in a shard", path.read_bytes())):
+        with pytest.raises(ImageError) as caught:
+            read(tmp_path / "a.png")
+        assert "0x" not in str(caught.value) and "BytesIO" not in str(caught.value)
+
+
+def tiff(path: Path, samples: np.ndarray, **options: object) -> Path:
+    tifffile = pytest.importorskip("tifffile")
+    tifffile.imwrite(path, samples, **options)
+    return path
+
+
+KINDS = {1: DEEP[..., 0], 3: DEEP[..., :3], 4: DEEP}
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_tiffs_are_what_tifffile_wrote(
+    tmp_path: Path, bits: int, channels: int, byteorder: str, compression: str | None
+) -> None:
+    samples = KINDS[channels] if bits == 16 else (KINDS[channels] >> 8).astype(np.uint8)
+    options = {"photometric": "minisblack" if channels == 1 else "rgb", "byteorder": byteorder}
+    if channels == 4:
+        options["extrasamples"] = ["unassalpha"]
+    path = tiff(tmp_path / "a.tif", samples, compression=compression, **options)
+    np.testing.assert_array_equal(read_picture(path).samples, samples)
+
+
+def test_planes_of_their_own_are_read_right_or_refused(tmp_path: Path) -> None:
+    planes = {"photometric": "rgb", "planarconfig": "separate"}
+    eight = tiff(tmp_path / "8.tif", np.moveaxis(RGB, 2, 0), **planes)
+    np.testing.assert_array_equal(read_picture(eight).rgb, RGB)
+    with pytest.raises(ImageError, match=r"16\.tif keeps its 16-bit channels in separate planes: save"):
+        read_picture(tiff(tmp_path / "16.tif", np.moveaxis(DEEP[..., :3], 2, 0), **planes))
+
+
+@pytest.mark.parametrize("samples", [RGB[..., 0], DEEP[..., 0]], ids=["8", "16"])
+def test_white_is_zero_comes_out_positive(tmp_path: Path, samples: np.ndarray) -> None:
+    path = tiff(tmp_path / "a.tif", samples, photometric="miniswhite")
+    np.testing.assert_array_equal(read_picture(path).samples, np.iinfo(samples.dtype).max - samples)
+
+
+def test_grey_with_alpha_of_16_bits_stays_grey(tmp_path: Path) -> None:
+    samples = np.dstack([DEEP[..., 0], DEEP[..., 1]])
+    write_png(tmp_path / "a.png", samples)
+    picture = read_picture(tmp_path / "a.png")
+    assert picture.grey
+    np.testing.assert_array_equal(picture.samples, samples)
+
+
+def test_a_transparent_grey_of_16_bits_is_kept(tmp_path: Path) -> None:
+    samples = DEEP[..., 0].copy()
+    samples[2, 3] = samples[0, 0]
+    file = io.BytesIO()
+    write_rows(file, samples, Metadata())
+    content = file.getvalue()
+    chunk = b"tRNS" + struct.pack(">H", int(samples[0, 0]))
+    trns = struct.pack(">I", 2) + chunk + struct.pack(">I", image_io.zlib.crc32(chunk))
+    after_header = 8 + 25
+    picture = read_picture("a.png", content[:after_header] + trns + content[after_header:])
+    np.testing.assert_array_equal(picture.alpha, np.where(samples == samples[0, 0], 0, 65535))
+    np.testing.assert_array_equal(picture.samples[..., 0], samples)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What a file holds beside its samples
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def profile() -> bytes:
+    from PIL import ImageCms
+
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+def test_profile_resolution_and_exif_are_kept(tmp_path: Path, suffix: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "a camera"
+    Image.fromarray(RGB).save(tmp_path / "in.jpg", icc_profile=profile(), dpi=(300, 300), exif=exif, quality=95)
+    picture = read_picture(tmp_path / "in.jpg")
+    assert picture.rgb.shape == (7, 9, 3) and picture.metadata.lost == ()
+    write_picture(tmp_path / f"out{suffix}", picture)
+    with Image.open(tmp_path / f"out{suffix}") as out:
+        assert out.info["icc_profile"] == profile()
+        assert out.getexif()[0x010F] == "a camera" and 0x0112 not in out.getexif()
+        if suffix != ".webp":  # which has no field for it
+            assert out.info["dpi"] == pytest.approx((300, 300), abs=0.1)
+    again = read_picture(tmp_path / f"out{suffix}")
+    assert again.rgb.shape == (7, 9, 3)  # not turned twice
+
+
+def test_a_profile_of_another_kind_of_samples_is_said_to_be_lost(tmp_path: Path) -> None:
+    Image.fromarray(RGB[..., 0]).save(tmp_path / "a.png", icc_profile=profile())
+    metadata = read_picture(tmp_path / "a.png").metadata
+    assert metadata.icc is None and "colour profile" in metadata.lost[0]
+
+
+def test_other_formats_are_written_with_their_quality(tmp_path: Path) -> None:
+    photo = cv2.resize(RGB, (64, 64), interpolation=cv2.INTER_CUBIC)
+    for quality in (60, 95):
+        write_picture(tmp_path / f"{quality}.jpg", Picture(photo), quality)
+    assert (tmp_path / "60.jpg").stat().st_size < (tmp_path / "95.jpg").stat().st_size
+    assert np.abs(read_rgb(tmp_path / "95.jpg").astype(int) - photo).mean() < 3
+    write_picture(tmp_path / "a.webp", Picture(photo, photo[..., 0]), 100)
+    np.testing.assert_array_equal(read_picture(tmp_path / "a.webp").samples, np.dstack([photo, photo[..., 0]]))
+    with pytest.raises(ValueError, match="no transparency"):
+        write_picture(tmp_path / "a.jpg", Picture(photo, photo[..., 0]))
+    assert not (tmp_path / "a.jpg").exists()
+
+
+def test_a_name_as_long_as_the_file_system_allows(tmp_path: Path) -> None:
+    name = "n" * 251 + ".png"
+    write_png(tmp_path / name, RGB)
+    np.testing.assert_array_equal(read_rgb(tmp_path / name), RGB)
+
+
+def test_a_folder_in_the_way_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.png").mkdir()
+    with pytest.raises(OSError, match=r"cannot write .*a\.png .*a folder has that name"):
+        write_png(tmp_path / "a.png", RGB)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Fuzzing
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def seeds() -> dict[str, bytes]:
+    """A small file of every kind that can be read."""
+    made = {}
+
+    def add(name: str, samples: np.ndarray, kind: str, **options: object) -> None:
+        file = io.BytesIO()
+        Image.fromarray(samples).save(file, format=kind, **options)
+        made[name] = file.getvalue()
+
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "camera"
+    more = {"exif": exif, "icc_profile": profile()}
+    photo = cv2.resize(RGB, (40, 32), interpolation=cv2.INTER_CUBIC)
+    add("jpeg", photo, "JPEG", dpi=(72, 72), **more)
+    add("progressive", photo, "JPEG", progressive=True)
+    add("png", photo, "PNG", **more)
+    add("rgba", np.dstack([photo, photo[..., 0]]), "PNG")
+    add("palette", np.asarray(Image.fromarray(photo).quantize(16)), "PNG", transparency=0)
+    add("bmp", photo, "BMP")
+    add("webp", photo, "WEBP", **more)
+    add("webp_lossless", photo, "WEBP", lossless=True)
+    for compression in (None, "tiff_lzw", "jpeg", "tiff_deflate"):
+        add(f"tiff_{compression}", photo, "TIFF", compression=compression)
+    for name, samples in (("deep", DEEP[..., :3]), ("deep_grey", DEEP[..., 0])):
+        file = io.BytesIO()
+        write_rows(file, samples, Metadata(profile(), (300, 300)))
+        made[name] = file.getvalue()
+        made[f"{name}_tiff"] = cv2.imencode(".tiff", samples)[1].tobytes()
+    return made
+
+
+def fuzz(mutations: int) -> tuple[int, int]:
+    """Read mutated files; returns how many were read and how many were refused. Anything else is a failure."""
+    draw, outcome = np.random.default_rng(0), [0, 0]
+    for name, content in seeds().items():
+        for number in range(mutations):
+            mutated = bytearray(content)
+            for _ in range(int(draw.integers(1, 6))):  # half of them in the header, where decoders stumble
+                place = int(draw.integers(len(mutated) if draw.random() < 0.5 else min(len(mutated), 220)))
+                mutated[place] = int(draw.integers(256))
+            if draw.random() < 0.15:
+                del mutated[int(draw.integers(len(mutated))) :]
+            for read in (size_of, read_picture):
+                try:
+                    read(f"{name}-{number}", bytes(mutated))
+                    outcome[0] += 1
+                except ImageError as error:
+                    assert f"{name}-{number}" in str(error)
+                    outcome[1] += 1
+    return outcome[0], outcome[1]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("mutations", [40, pytest.param(1000, marks=pytest.mark.slow)])
+def test_mutated_files_are_read_or_refused_by_name(mutations: int) -> None:
+    before = image_io_peak()
+    read, refused = fuzz(mutations)
+    assert read + refused == 2 * mutations * len(seeds()) and min(read, refused) > 0.1 * (read + refused)
+    assert image_io_peak() - before < 1.2e9  # 80 million pixels, decoded and converted
+
+
+def image_io_peak() -> int:
+    from models.team08_HATFreq.system import peak_memory
+
+    return peak_memory(None)[0] or 0

@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.team08_HATFreq import PRESETS, HATConfig, HATFreq, build_model, override
+from models.team08_HATFreq import (
+    PRESETS,
+    HATConfig,
+    HATFreq,
+    build_model,
+    override,
+    set_exportable,
+    set_fused_attention,
+)
 
 HAT = pytest.importorskip("spandrel.architectures.HAT").HAT
 
@@ -78,13 +86,15 @@ def gradient_of_tables(model: nn.Module, lq: Tensor) -> dict[str, Tensor]:
 @pytest.mark.parametrize("changes", VARIANTS, ids=str)
 @pytest.mark.parametrize("fused", [True, False])
 def test_equals_the_reference_with_its_gradients(changes: dict, fused: bool) -> None:
-    config = override(TINY, {**changes, "frequency": "none", "fused_attention": fused})
+    config = override(TINY, {**changes, "frequency": "none"})
     hat = reference(config)
     model = loaded(config, hat)
     lq = torch.rand(2, 3, 2 * config.window_size + 3, 2 * config.window_size)
-    with torch.no_grad():
-        assert (model(lq) - hat(lq)).abs().max() <= 1e-5
-    ours, theirs = gradient_of_tables(model, lq), gradient_of_tables(hat, lq)
+    with set_fused_attention(fused):
+        with torch.no_grad():
+            assert (model(lq) - hat(lq)).abs().max() <= 1e-5
+        ours = gradient_of_tables(model, lq)
+    theirs = gradient_of_tables(hat, lq)
     assert ours.keys() == theirs.keys()
     for name, gradient in theirs.items():
         assert gradient.abs().max() > 0
@@ -200,7 +210,8 @@ def test_checkpointing_recomputes_and_keeps_the_gradients(drop_path_rate: float)
     lq = torch.rand(2, 3, 8, 8)
     for checkpointing in (False, True):
         torch.manual_seed(0)
-        model = HATFreq(override(TINY, {"checkpointing": checkpointing, "drop_path_rate": drop_path_rate})).train()
+        model = HATFreq(override(TINY, {"drop_path_rate": drop_path_rate})).train()
+        model.set_grad_checkpointing(checkpointing)
         counter = calls[checkpointing] = []
         for block in [*model.layers[0].residual_group.blocks, model.layers[0].residual_group.overlap_attn]:
             block.register_forward_pre_hook(lambda *_, counter=counter: counter.append(1))
@@ -215,7 +226,8 @@ def test_checkpointing_recomputes_and_keeps_the_gradients(drop_path_rate: float)
 
 def test_checkpointing_saves_memory_for_the_backward_pass() -> None:
     def saved_bytes(checkpointing: bool) -> int:
-        model = HATFreq(override(TINY, {"checkpointing": checkpointing, "depths": (6,)})).train()
+        model = HATFreq(override(TINY, {"depths": (6,)})).train()
+        model.set_grad_checkpointing(checkpointing)
         total = [0]
 
         def pack(t: Tensor) -> Tensor:
@@ -257,9 +269,7 @@ def test_no_field_of_the_config_does_nothing() -> None:
         "scale": 2,
         "frequency": "none",
     }
-    # fused_attention and checkpointing change the way and not the result; they have tests of their own.
-    fields = {field.name for field in dataclasses.fields(HATConfig)}
-    assert fields - set(changed) == {"fused_attention", "checkpointing"}
+    assert {field.name for field in dataclasses.fields(HATConfig)} == set(changed)
     lq = torch.rand(2, 3, 8, 8)
 
     def fingerprint(config: HATConfig) -> tuple:
@@ -340,3 +350,29 @@ def test_a_pass_leaves_its_input_alone() -> None:
     with torch.inference_mode():
         model(lq)
     assert torch.equal(lq, kept)
+
+
+@pytest.mark.parametrize("frequency", ["both", "global", "window", "none"])
+@pytest.mark.parametrize("preset", ["light", "base"])
+def test_the_exportable_steps_are_the_network(preset: str, frequency: str) -> None:
+    torch.manual_seed(0)
+    shape = {"embed_dim": 8, "depths": (2, 1), "num_heads": (2, 2), "squeeze_factor": 4, "window_size": 8}
+    model = HATFreq(override(PRESETS[preset], {**shape, "frequency": frequency})).eval()
+    for parameter in model.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    for size in ((1, 1), (8, 8), (19, 23), (40, 17)):
+        lq = torch.rand(2, 3, *size)
+        with torch.inference_mode():
+            expected = model(lq)
+            with set_exportable():
+                # fp32 rounding through some twenty layers, whatever the processor's instructions
+                torch.testing.assert_close(model(lq), expected, atol=3e-5, rtol=0)
+
+
+def test_switches_are_undone_after_an_error() -> None:
+    from models.team08_HATFreq.layers import SWITCHES
+
+    with pytest.raises(RuntimeError, match="on purpose"), set_exportable(), set_fused_attention(False):
+        assert (SWITCHES.exportable, SWITCHES.fused_attention) == (True, False)
+        raise RuntimeError("on purpose")
+    assert (SWITCHES.exportable, SWITCHES.fused_attention) == (False, True)

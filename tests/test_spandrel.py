@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-spandrel = pytest.importorskip("spandrel", reason="spandrel is not installed (requirements-dev.txt)")
+spandrel = pytest.importorskip("spandrel", reason="spandrel is not installed (pip install .[dev])")
 
 from integrations.spandrel_hatfreq import install, is_hatfreq  # noqa: E402
 from models.team08_HATFreq import PRESETS, HATFreq, build_model, override  # noqa: E402

@@ -1,12 +1,14 @@
 """test.py as an organiser and a newcomer run it: outputs, continuation, kills, bad files, memory."""
 
-import json
+import io
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -14,9 +16,11 @@ import pytest
 import torch
 from torch import nn
 
+import test as organisers_script
 from models.team08_HATFreq import PRESETS, HATFreq, override
+from models.team08_HATFreq.folder import RECORD, RestorationError, read_lines, restore_inputs
 from models.team08_HATFreq.image_io import read_picture, read_rgb, write_png
-from models.team08_HATFreq.inference import NetworkRestorer, RestorationError, output_names, restore_folder
+from models.team08_HATFreq.inference import HATFreqRestorer, load_restorer
 from models.team08_HATFreq.tiling import self_ensemble, to_samples, to_tensor
 from models.team08_HATFreq.weights import save_weights
 from utils.resize import imresize
@@ -53,48 +57,46 @@ def lq(tmp_path: Path) -> Path:
     return folder
 
 
-def test_script(root: Path, *words: object, **options: object) -> subprocess.CompletedProcess[str]:
-    """Run test.py as a person would, from another folder."""
-    command = [sys.executable, str(root / "test.py"), "--device", "cpu", *map(str, words)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, **options)
-
-
-test_script.__test__ = False  # a helper, whatever pytest thinks of its name
+def run_script(*words: object) -> SimpleNamespace:
+    """test.py's main in this process: its status and what it said."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = organisers_script.main(["--device", "cpu", *map(str, words)])
+    return SimpleNamespace(returncode=code, stdout=out.getvalue(), stderr=err.getvalue())
 
 
 def test_outputs_are_the_networks(root: Path, tmp_path: Path, lq: Path, weights: Path) -> None:
-    done = test_script(
-        root, "--test_dir", lq, "--valid_dir", lq, "--save_dir", tmp_path / "out", "--weights", weights, cwd=tmp_path
-    )
+    words = ["--test_dir", lq, "--valid_dir", lq, "--save_dir", tmp_path / "out", "--weights", weights]
+    command = [sys.executable, root / "test.py", "--device", "cpu", *words]  # as a person would, from another folder
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
     assert "Model 08_HATFreq runtime (Including I/O):" in done.stdout
     assert "3 images restored" in done.stdout and "s an image, peak memory" in done.stdout
     for mode in ("valid", "test"):
         folder = tmp_path / "out" / "08_HATFreq" / mode
-        assert sorted(p.name for p in folder.iterdir()) == [*(f"090{n}x4.png" for n in range(3)), "record.json"]
+        assert sorted(p.name for p in folder.iterdir()) == [*(f"090{n}x4.png" for n in range(3)), RECORD]
         with torch.no_grad():
             expected = to_samples(self_ensemble(tiny_network(), to_tensor(picture(1))), np.dtype(np.uint8))
         np.testing.assert_array_equal(read_rgb(folder / "0901x4.png"), expected)
-    record = json.loads((folder / "record.json").read_text())
-    assert record["settings"]["ensemble"] == 8 and record["settings"]["precision"] == "fp32"
-    assert record["images"]["0901x4.png"]["input_size"] == [17, 12]
-    assert record["images"]["0901x4.png"]["output_size"] == [68, 48]
-    assert record["images"]["0901x4.png"]["tile"] == 0
-    assert record["run"]["restored"] == 3 and record["run"]["peak_memory_bytes"] > 1e6
+    first, *lines = read_lines(folder / RECORD)
+    assert first["settings"]["ensemble"] == 8 and first["settings"]["precision"] == "fp32"
+    entry = next(line for line in lines if line.get("name") == "0901x4.png")
+    assert (entry["input_size"], entry["output_size"], entry["tile"]) == ([17, 12], [68, 48], 0)
+    assert lines[-1]["run"]["restored"] == 3 and lines[-1]["run"]["peak_memory_bytes"] > 1e6
 
 
-def test_bicubic_is_matlabs(root: Path, tmp_path: Path, lq: Path) -> None:
-    assert test_script(root, "--model_id", 0, "--test_dir", lq, "--save_dir", tmp_path / "out").returncode == 0
+def test_bicubic_is_matlabs(tmp_path: Path, lq: Path) -> None:
+    assert run_script("--model_id", 0, "--test_dir", lq, "--save_dir", tmp_path / "out").returncode == 0
     restored = read_rgb(tmp_path / "out" / "00_Bicubic" / "test" / "0900x4.png")
     np.testing.assert_array_equal(restored, imresize(picture(0), 4, "clamp"))
 
 
-def test_bad_files_are_named_and_the_others_restored(root: Path, tmp_path: Path, lq: Path, weights: Path) -> None:
+def test_bad_files_are_named_and_the_others_restored(tmp_path: Path, lq: Path, weights: Path) -> None:
     whole = (lq / "0901x4.png").read_bytes()
     (lq / "0901x4.png").write_bytes(whole[: len(whole) // 2])
     words = ("--test_dir", lq, "--save_dir", tmp_path / "out", "--weights", weights, "--ensemble", 1)
-    first = test_script(root, *words)
+    first = run_script(*words)
     assert first.returncode == 1
     assert "1 of 3 images could not be restored" in first.stderr and "0901x4.png is damaged" in first.stderr
     assert "2 images restored" in first.stdout
@@ -102,11 +104,12 @@ def test_bad_files_are_named_and_the_others_restored(root: Path, tmp_path: Path,
     kept = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.png")}
     assert sorted(kept) == ["0900x4.png", "0902x4.png"]
     (lq / "0901x4.png").write_bytes(whole)
-    second = test_script(root, *words)
+    second = run_script(*words)
     assert second.returncode == 0 and "1 images restored" in second.stdout and "2 finished before" in second.stdout
     assert {name: (folder / name).stat().st_mtime_ns for name in kept} == kept
 
 
+@pytest.mark.slow
 def test_a_kill_loses_nothing(root: Path, tmp_path: Path, weights: Path) -> None:
     folder, out = tmp_path / "many", tmp_path / "out" / "08_HATFreq" / "test"
     folder.mkdir()
@@ -122,35 +125,35 @@ def test_a_kill_loses_nothing(root: Path, tmp_path: Path, weights: Path) -> None
     finished = {path.name: path.stat().st_mtime_ns for path in out.glob("[0-9]*.png")}
     assert 4 <= len(finished) < 12
     assert all(read_rgb(out / name).shape == (160, 160, 3) for name in finished)
-    (out / ".partial-11.png").write_bytes(b"cut off")
-    done = test_script(root, *words)
+    (out / ".partial-abc-999999999").write_bytes(b"cut off")
+    done = run_script(*words)
     assert done.returncode == 0, done.stderr
     recorded = int(done.stdout.split(" finished before")[0].split()[-1])
     assert len(finished) - 1 <= recorded <= len(finished)  # at most the image between its file and its record
     unchanged = sum((out / name).stat().st_mtime_ns == stamp for name, stamp in finished.items())
     assert unchanged == recorded
-    assert sorted(path.name for path in out.iterdir()) == [*(f"{n:02}.png" for n in range(12)), "record.json"]
+    assert sorted(path.name for path in out.iterdir()) == [*(f"{n:02}.png" for n in range(12)), RECORD]
 
 
 def test_changed_inputs_are_restored_anew(tmp_path: Path, lq: Path) -> None:
     restorer = network_restorer()
-    restore_folder(restorer, lq, tmp_path / "out")
+    restore_inputs(restorer, lq, tmp_path / "out")
     write_png(lq / "0901x4.png", picture(9))
-    restore_folder(restorer, lq, tmp_path / "out")
+    restore_inputs(restorer, lq, tmp_path / "out")
     expected, _ = restorer(picture(9))
     np.testing.assert_array_equal(read_rgb(tmp_path / "out" / "0901x4.png"), expected)
 
 
-def test_results_of_other_settings_are_not_mixed(root: Path, tmp_path: Path, lq: Path, weights: Path) -> None:
+def test_results_of_other_settings_are_not_mixed(tmp_path: Path, lq: Path, weights: Path) -> None:
     words = ("--test_dir", lq, "--save_dir", tmp_path / "out", "--weights", weights)
-    assert test_script(root, *words, "--ensemble", 1).returncode == 0
-    refused = test_script(root, *words)
+    assert run_script(*words, "--ensemble", 1).returncode == 0
+    refused = run_script(*words)
     assert refused.returncode == 1
     assert "holds results of other settings (ensemble was 1 and is now 8): use --overwrite" in refused.stderr
-    assert test_script(root, *words, "--overwrite").returncode == 0
-    (tmp_path / "out" / "08_HATFreq" / "test" / "record.json").unlink()
-    unknown = test_script(root, *words)
-    assert unknown.returncode == 1 and "no record.json that tells how it was made" in unknown.stderr
+    assert run_script(*words, "--overwrite").returncode == 0
+    (tmp_path / "out" / "08_HATFreq" / "test" / RECORD).unlink()
+    unknown = run_script(*words)
+    assert unknown.returncode == 1 and f"no {RECORD} that tells how it was made" in unknown.stderr
 
 
 @pytest.mark.parametrize(
@@ -161,29 +164,54 @@ def test_results_of_other_settings_are_not_mixed(root: Path, tmp_path: Path, lq:
         (["--test_dir", ".", "--model_id", "3"], "model 3 does not exist: 0 is bicubic, 8 is HATFreq"),
         (["--test_dir", ".", "--model_id", "0"], "holds no images"),
         (["--test_dir", ".", "--tile", "many"], "'auto' or a number of pixels"),
-        (["--test_dir", ".", "--device", "tpu"], "--device must be auto, cpu, cuda"),
-        (["--test_dir", ".", "--device", "cuda:99"], "--device cuda:99: PyTorch sees"),
+        (["--test_dir", ".", "--device", "tpu"], "device must be auto, cpu, cuda"),
+        (["--test_dir", ".", "--device", "cuda:99"], "device cuda:99: PyTorch finds"),
         (["--test_dir", ".", "--precision", "fp16"], "invalid choice: 'fp16'"),
         (["--test_dir", ".", "--weights", "none.pth"], "none.pth does not exist; there are no weights in"),
         (["--test_dir", ".", "--preset", "large"], "hatfreq_large_x4.safetensors does not exist; there are"),
     ],
     ids=str,
 )
-def test_errors_name_the_remedy(root: Path, tmp_path: Path, words: list[str], text: str) -> None:
-    done = test_script(root, *words, cwd=tmp_path)
-    assert done.returncode in (1, 2)
-    assert text in done.stderr and "Traceback" not in done.stderr
+def test_errors_name_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, words: list[str], text: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    try:
+        code = organisers_script.main(words)
+    except SystemExit as stop:  # argparse's own
+        code = stop.code
+    assert code in (1, 2) and text in capsys.readouterr().err
 
 
-def test_two_inputs_for_one_output_are_refused(lq: Path) -> None:
-    (lq / "0901x4.bmp").touch()
-    with pytest.raises(RestorationError, match=r"0901x4\.bmp and 0901x4\.png in .* would both become 0901x4\.png"):
-        output_names(lq)
+def test_weights_of_another_scale_are_refused(tmp_path: Path, lq: Path, capsys: pytest.CaptureFixture) -> None:
+    save_weights(HATFreq(override(TINY, {"scale": 2})), tmp_path / "x2.safetensors", {})
+    words = ["--test_dir", str(lq), "--save_dir", str(tmp_path / "out"), "--weights", str(tmp_path / "x2.safetensors")]
+    assert organisers_script.main(words) == 1
+    assert "is for x2" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
-def network_restorer(tile: int | None = 0, **options: object) -> NetworkRestorer:
+def test_ctrl_c_leaves_one_line(lq: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(organisers_script, "select_model", stop)
+    assert organisers_script.main(["--test_dir", str(lq)]) == 130
+    assert capsys.readouterr().err.splitlines() == ["test.py: stopped; the same command resumes where it was"]
+
+
+@pytest.mark.parametrize(("capability", "said"), [("AVX2", True), ("AVX512", False)])
+def test_slow_bf16_is_said(
+    tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, capability: str,
+    said: bool,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    load_restorer(weights, torch.device("cpu"), precision="bf16")
+    assert ("several times as fast" in capsys.readouterr().out) == said
+
+
+def network_restorer(tile: int | None = 0, **options: object) -> HATFreqRestorer:
     values = {"precision": "fp32", "overlap": 4, "ensemble": 1, "settings": {"test": 1}, **options}
-    return NetworkRestorer(tiny_network(), torch.device("cpu"), tile=tile, **values)
+    return HATFreqRestorer(tiny_network(), torch.device("cpu"), tile=tile, **values)
 
 
 def test_every_kind_of_file_comes_out_as_it_went_in(tmp_path: Path) -> None:
@@ -197,11 +225,13 @@ def test_every_kind_of_file_comes_out_as_it_went_in(tmp_path: Path) -> None:
         "rgba": np.dstack([rgb, picture(1)[..., :1]]),
         "deep": deep,
         "deepgrey": deep[..., 0],
+        "greyalpha": rgb[..., :2],
+        "deepgreyalpha": deep[..., :2],
     }
     for name, samples in inputs.items():
         write_png(folder / f"{name}.png", samples)
     restorer = network_restorer()
-    restore_folder(restorer, folder, tmp_path / "out")
+    restore_inputs(restorer, folder, tmp_path / "out")
     for name, samples in inputs.items():
         out = read_picture(tmp_path / "out" / f"{name}.png")
         assert out.samples.dtype == samples.dtype, name
@@ -228,12 +258,12 @@ def test_memory_that_runs_out_makes_tiles_smaller(tmp_path: Path, lq: Path, caps
         return forward(x)
 
     restorer.model.forward = scarce
-    record = restore_folder(restorer, lq, tmp_path / "out")
+    record = restore_inputs(restorer, lq, tmp_path / "out")
     said = capsys.readouterr().out
     assert "out of memory with the whole image: retrying with tiles of 64x64" in said
     assert "out of memory with tiles of 64x64: retrying with tiles of 32x32" in said
-    assert record.content["images"]["0901x4.png"]["tile"] == 32
-    assert record.content["images"]["0900x4.png"]["tile"] == 0  # small enough to stay whole
+    assert record.images["0901x4.png"]["tile"] == 32
+    assert record.images["0900x4.png"]["tile"] == 0  # small enough to stay whole
     restored = read_rgb(tmp_path / "out" / "0901x4.png")
     assert restored.shape == whole.shape
     assert np.abs(restored.astype(int) - whole).mean() < 12
@@ -243,12 +273,20 @@ def test_memory_that_runs_out_makes_tiles_smaller(tmp_path: Path, lq: Path, caps
 def test_a_terminal_sees_a_bar_with_the_time_left(
     tmp_path: Path, lq: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    restore_folder(network_restorer(), lq, tmp_path / "quiet")
+    restore_inputs(network_restorer(), lq, tmp_path / "quiet")
     assert capsys.readouterr().err == ""  # no bar in a log file
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    restore_folder(network_restorer(), lq, tmp_path / "out")
+    restore_inputs(network_restorer(), lq, tmp_path / "out")
     bar = capsys.readouterr().err.replace("\r", "\n").splitlines()[-1]
     assert bar.startswith("0902x4.png: 100%") and "612/612 [00:0" in bar and "<00:00" in bar  # 3 x 17 x 12 pixels
+
+
+def test_progress_is_told_pass_by_pass() -> None:
+    told = []
+    restorer = network_restorer(tile=32, ensemble=8)
+    restorer.progress = lambda done, total: told.append((done, total))
+    restorer(picture(0, 40, 60))
+    assert told == [(n, 32) for n in range(1, 33)]  # two by two tiles of eight passes
 
 
 def test_memory_that_never_suffices_ends_with_the_remedy(tmp_path: Path, lq: Path) -> None:
@@ -261,7 +299,7 @@ def test_memory_that_never_suffices_ends_with_the_remedy(tmp_path: Path, lq: Pat
     with pytest.raises(
         RestorationError, match=r"3 of 3 images could not be restored:\n.*0900x4.png: out of memory even"
     ):
-        restore_folder(restorer, lq, tmp_path / "out")
+        restore_inputs(restorer, lq, tmp_path / "out")
 
 
 def test_other_errors_are_not_taken_for_memory(tmp_path: Path, lq: Path) -> None:
@@ -272,15 +310,15 @@ def test_other_errors_are_not_taken_for_memory(tmp_path: Path, lq: Path) -> None
 
     restorer.model.forward = broken
     with pytest.raises(RuntimeError, match="shapes do not match"):
-        restore_folder(restorer, lq, tmp_path / "out")
+        restore_inputs(restorer, lq, tmp_path / "out")
 
 
 def test_results_that_are_not_finite_are_never_written(tmp_path: Path, lq: Path) -> None:
     restorer = network_restorer()
     nn.init.constant_(restorer.model.upsample[0].bias, float("nan"))
     with pytest.raises(RestorationError, match=r"3 of 3 .*\n.*0900x4\.png: the network's result is not finite"):
-        restore_folder(restorer, lq, tmp_path / "out")
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["record.json"]
+        restore_inputs(restorer, lq, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [RECORD]
 
 
 @pytest.mark.parametrize(("precision", "tf32"), [("fp32", False), ("bf16", True)])
@@ -304,7 +342,9 @@ def test_bf16_is_close_to_fp32() -> None:
     [
         ({"precision": "fp16"}, "fp16 overflows"),
         ({"ensemble": 4}, "ensemble must be 1 or 8"),
-        ({"tile": 16, "overlap": 16}, "larger than its overlap"),
+        ({"tile": 48, "overlap": 48}, "larger than tile_overlap"),
+        ({"tile": 7}, "at least 32"),
+        ({"tile": None, "overlap": -5}, "tile_overlap must be 0 or more"),
     ],
 )
 def test_unusable_settings_are_refused(options: dict, text: str) -> None:
@@ -316,15 +356,16 @@ def test_unusable_settings_are_refused(options: dict, text: str) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_cuda_runs_the_same_path(tmp_path: Path, lq: Path, precision: str) -> None:
     device = torch.device("cuda")
-    restorer = NetworkRestorer(tiny_network().to(device), device, precision, 0, 4, 8, {})
+    restorer = HATFreqRestorer(tiny_network().to(device), device, precision, 0, 4, 8)
     expected = network_restorer(ensemble=8)(picture(1))[0]
     restored = restorer(picture(1))[0]
     assert np.abs(restored.astype(int) - expected).max() <= (1 if precision == "fp32" else 8)
-    record = restore_folder(restorer, lq, tmp_path / "out", device=device)
+    record = restore_inputs(restorer, lq, tmp_path / "out", device=device)
     assert record.content["run"]["peak_memory_kind"] == "GPU memory"
     assert record.content["run"]["peak_memory_bytes"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["test", "train"])
 @pytest.mark.parametrize("own", [None, "7"])
 def test_threads_spin_briefly_unless_told_otherwise(root: Path, script: str, own: str | None) -> None:

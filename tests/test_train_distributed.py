@@ -17,7 +17,7 @@ from models.team08_HATFreq.weights import read_state_dict
 from training.checkpoint import load_checkpoint
 from training.config import ConfigError
 from training.data import StepBatches, by_step
-from training.distributed import World, choose_device, fast_bf16, joined
+from training.distributed import World, joined
 
 skimage_data = pytest.importorskip("skimage.data")
 CPU = torch.device("cpu")
@@ -170,18 +170,7 @@ def test_one_process_before_several_gpus_is_refused(monkeypatch: pytest.MonkeyPa
     assert not (folders / "one").exists()
 
 
-def test_devices_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("tpu", "cuda:x", "cuda:", "cpu:0:1"):
-        with pytest.raises(ConfigError, match=f"device must be auto, cpu, cuda or cuda:N, got '{name}'"):
-            choose_device(name)
-    with pytest.raises(ConfigError, match="GPU 99 asked for"):
-        choose_device("cuda:99")
-    assert choose_device("cpu", local_rank=1) == CPU
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert choose_device("cuda", local_rank=3) == torch.device("cuda", 3)
-
-
-def test_precision_follows_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    for capability, fast in (("AVX2", False), ("DEFAULT", False), ("AVX512", True)):
-        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda found=capability: found)
-        assert fast_bf16(CPU) == fast
+@pytest.mark.parametrize("name", ["tpu", "cuda:x", "cuda:99"])
+def test_devices_that_are_not_there_are_refused(folders: Path, name: str) -> None:
+    with pytest.raises(SystemExit, match=r"train\.py: device "):
+        train.main(words(folders, "one", "--device", name))

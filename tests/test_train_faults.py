@@ -83,17 +83,21 @@ def whole() -> dict:
     return {}
 
 
-@pytest.mark.parametrize("moment", ["writing", "written", "rename 1", "renamed 1", "rename 2", "renamed 2", "disk"])
+@pytest.mark.parametrize(
+    "moment", [*(f"{when} {n}" for when in ("rename", "renamed") for n in (1, 2, 3)), "writing", "written", "disk"]
+)
 def test_a_checkpoint_torn_while_it_is_written_costs_its_steps_only(server, command, tmp_path, whole, moment):
     torn = server.start(command("torn", *SHORT), patch=SABOTAGE.format(moment=moment))
     if moment == "disk":
         assert torn.wait() == {0: 1}
-        assert re.search(r"train\.py: cannot write .*checkpoint\.pt.*: .*; the checkpoints before it are un", torn.said)
-        assert not (tmp_path / "torn" / "checkpoint.pt.tmp").exists()
+        assert re.search(
+            r"train\.py: cannot write .*checkpoint\.new\.pt.*; the checkpoints before it are un", torn.said
+        )
+        assert not list((tmp_path / "torn").glob(".partial-*"))
     else:
         assert torn.wait() == {0: -signal.SIGKILL}, torn.said
     state, _ = load_checkpoint(tmp_path / "torn")
-    assert state is not None and state["step"] == (4 if moment == "renamed 2" else 2)
+    assert state is not None and state["step"] == (4 if moment == "renamed 3" else 2)
     assert train.main(command("torn", *SHORT)) == 0
     if not whole:
         assert train.main(command("whole", *SHORT)) == 0

@@ -24,7 +24,8 @@ from image_data.geometry import fits
 from image_data.mixture import Source
 from image_data.pairs import same_content
 from image_data.sources import MAX_LISTED, DataError, ImageFile
-from models.team08_HATFreq.image_io import ImageError, read_picture, whole_file
+from models.team08_HATFreq.image_io import ImageError, read_picture
+from models.team08_HATFreq.system import atomic_write
 from training.photographs import DIGEST, Image, Photograph, Photographs, digest, stamp_of
 
 AT_ONCE = 2048  # images between two looks at the clock
@@ -182,7 +183,7 @@ class Findings:
         self.known, self.new = rows[np.unique(rows["stamp"], return_index=True)[1]], []
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with whole_file(self.path) as file:
+            with atomic_write(self.path) as file:
                 np.savez(file, findings=self.known)
         except OSError as error:
             raise self._error(error) from error

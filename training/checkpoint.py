@@ -11,9 +11,12 @@ from zipfile import BadZipFile, ZipFile
 
 import torch
 
+from models.team08_HATFreq.system import atomic_write
+
 LAST = "checkpoint.pt"
 PREVIOUS = "checkpoint.previous.pt"
 DAMAGED = "checkpoint.damaged.pt"
+NEW = "checkpoint.new.pt"  # for a moment
 FORMAT = 1  # rises when the contents change in a way that old readers cannot follow
 KEYS = {"format", "step", "model", "ema", "optimiser", "config", "schedule", "data", "losses", "best_psnr", "seconds"}
 # Later keys, which older checkpoints lack: network, sampling, validation.
@@ -33,18 +36,15 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
     Raises:
         OSError: it cannot be written (a full disk, say); both checkpoints then stay as they were.
     """
-    temporary = folder / (LAST + ".tmp")
+    new = folder / NEW
     try:
-        with temporary.open("wb") as file:
+        with atomic_write(new, sync=True) as file:
             torch.save({"format": FORMAT, **state}, file)
-            file.flush()
-            os.fsync(file.fileno())
     except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
-        temporary.unlink(missing_ok=True)
-        raise OSError(f"cannot write {temporary}: {error}; the checkpoints before it are untouched") from error
+        raise OSError(f"cannot write {new}: {error}; the checkpoints before it are untouched") from error
     if (folder / LAST).exists():
         os.replace(folder / LAST, folder / PREVIOUS)
-    os.replace(temporary, folder / LAST)
+    os.replace(new, folder / LAST)
     _sync_folder(folder)
 
 

@@ -248,7 +248,7 @@ def model_config(config: TrainConfig) -> HATConfig:
         ConfigError: an unknown key (the nearest name is suggested) or a value that cannot be used.
     """
     preset = PRESETS[config.preset]
-    changes: dict[str, Any] = {"frequency": config.frequency, "checkpointing": config.checkpointing}
+    changes: dict[str, Any] = {"frequency": config.frequency}
     for item in config.model_overrides:
         key, equals, text = item.partition("=")
         _require(bool(equals), f"model_overrides takes key=value, got {item!r}")

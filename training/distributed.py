@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from models.team08_HATFreq.system import told_by_main as broadcast_from_main
+from models.team08_HATFreq.system import broadcast_from_main, choose_device, own_keys
 from training.config import ConfigError
 from training.lifetime import leave_with_others, leave_with_parent
 
@@ -101,19 +101,16 @@ def joined(device: str, timeout_minutes: float) -> Iterator[World]:
                 f"{count} GPUs and one process: start with 'torchrun --standalone --nproc_per_node {count} train.py "
                 "...', or name one GPU with --device cuda:0"
             )
-        yield World(0, 1, _own(choose_device(device)))
+        yield World(0, 1, _device(device))
         return
     leave_with_parent()
-    # Launchers other than torchrun may set RANK alone.
-    local_rank = os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID")
-    local = int(local_rank or int(os.environ["RANK"]) % max(1, torch.cuda.device_count()))
-    chosen = _own(choose_device(device, local))
+    if "LOCAL_RANK" not in os.environ:  # launchers other than torchrun
+        local = int(os.environ.get("SLURM_LOCALID") or os.environ["RANK"]) % max(1, torch.cuda.device_count())
+        os.environ["LOCAL_RANK"] = str(local)
+    chosen = _device(device.partition(":")[0])  # each process has its own GPU
     store, rank, size = next(dist.rendezvous("env://"))
-    # After a restart torchrun may offer the same store, in which the dead processes' addresses still stand (pytorch
-    # issue 167288): every attempt gets keys of its own.
-    store = dist.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     backend, timeout = "nccl" if chosen.type == "cuda" else "gloo", timedelta(minutes=timeout_minutes)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+    dist.init_process_group(backend, store=own_keys(store), rank=rank, world_size=size, timeout=timeout)
     world = World(rank, size, chosen, dist.new_group(backend="gloo", timeout=TIMEOUT))
     with leave_with_others(rank, size) if size > 1 else nullcontext():
         yield world
@@ -121,38 +118,16 @@ def joined(device: str, timeout_minutes: float) -> Iterator[World]:
     dist.destroy_process_group()
 
 
-def choose_device(name: str, local_rank: int | None = None) -> torch.device:
-    """The device that `--device` names; under torchrun, the GPU of this process.
+def _device(name: str) -> torch.device:
+    """The device that `--device` names, made the current one, which pinned memory and the machine's record follow.
 
     Raises:
         ConfigError: not a device, or CUDA where there is none or too few.
     """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    kind, colon, number = name.partition(":")
-    if kind not in ("cpu", "cuda") or (colon and not number.isdecimal()):
-        raise ConfigError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}")
-    device = torch.device(name)
-    if device.type == "cpu":
-        return device
-    index = device.index if local_rank is None else local_rank
-    count = torch.cuda.device_count()
-    if (index or 0) >= count:
-        raise ConfigError(
-            f"device {name!r} with GPU {index or 0} asked for, and PyTorch finds {count}: use fewer processes, or cpu"
-        )
-    return device if index is None else torch.device("cuda", index)
-
-
-def fast_bf16(device: torch.device) -> bool:
-    """Whether a device computes bf16 faster than fp32; a CPU without AVX-512 or AMX takes several times as long."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-
-
-def _own(device: torch.device) -> torch.device:
-    """Make a GPU the current one, which pinned memory and the record of the machine follow."""
+    try:
+        device = choose_device(name)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     if device.type == "cuda":
         torch.cuda.set_device(device)
     return device

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from image_data.degradation import SCALE
 from image_data.geometry import cut_to_scale
 from image_data.sources import ImageFile, ImageList
-from models.team08_HATFreq.image_io import ImageError, whole_file
+from models.team08_HATFreq.image_io import ImageError
+from models.team08_HATFreq.system import atomic_write
 
 Image = NDArray[np.uint8]
 DIGEST = 16  # bytes of a hash of pixels
@@ -146,7 +147,7 @@ class Photographs(Sequence[Photograph]):
         }
         for prefix, files in (("", self.images), ("lr_", self.lr_images)):
             columns |= {prefix + name: np.frombuffer(getattr(files, name), kind) for name, kind in NAMES.items()}
-        with whole_file(path) as file:
+        with atomic_write(path) as file:
             np.savez(file, **columns, digests=np.frombuffer(self.digests, np.uint8))
 
     @classmethod

@@ -19,8 +19,8 @@ from tqdm import tqdm
 
 from image_data.degradation import SCALE
 from image_data.pairs import Pair
-from models.team08_HATFreq.image_io import write_bytes, write_png
-from models.team08_HATFreq.memory import peak_memory
+from models.team08_HATFreq.image_io import write_png
+from models.team08_HATFreq.system import peak_memory, write_bytes
 from training.audit import LeftOut
 from training.validation import ValidationSet
 

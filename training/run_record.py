@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from models.team08_HATFreq import HATConfig
-from models.team08_HATFreq.image_io import write_bytes
+from models.team08_HATFreq.system import write_bytes
 from training.checkpoint import load_checkpoint
 from training.config import ConfigError, TrainConfig, config_dict
 from training.schedule import planned
@@ -82,8 +82,8 @@ def _rate_jump(state: dict[str, Any], config: TrainConfig, before: int) -> list[
 def _check_network(saved: dict[str, Any], network: HATConfig) -> None:
     """Refuse to resume when a preset has another shape than when the run began; how a result is computed may differ."""
     now = asdict(network)
-    shape = saved.keys() & now.keys() - {"fused_attention", "checkpointing"}
-    differing = [f"{key} was {saved[key]} and is now {now[key]}" for key in sorted(shape) if saved[key] != now[key]]
+    shape = sorted(saved.keys() & now.keys())
+    differing = [f"{key} was {saved[key]} and is now {now[key]}" for key in shape if saved[key] != now[key]]
     if differing:
         raise ConfigError(
             f"the network differs from the run's: {'; '.join(differing)}. Restore these or start another --out"

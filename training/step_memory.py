@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from models.team08_HATFreq.memory import available_memory
+from models.team08_HATFreq.system import available_memory
 from training.config import ConfigError
 
 GAPS = 1.2  # measured: what the allocator holds beside what is asked of it

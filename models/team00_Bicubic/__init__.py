@@ -1,4 +1,7 @@
-"""Bicubic enlargement by MATLAB's rule: the floor that every table starts from."""
+"""Bicubic enlargement by MATLAB's rule: the floor that every table starts from.
+
+It shares the folder engine of team 08, so that both restore the same files in the same way.
+"""
 
 import os
 from pathlib import Path
@@ -8,18 +11,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from models.team08_HATFreq.folder import Inputs, Progress, restore_inputs
 from models.team08_HATFreq.image_io import ImageError
-from models.team08_HATFreq.inference import restore_folder
 from utils.resize import imresize
 
 __all__ = ["main"]
 
 
 class BicubicRestorer:
-    """MATLAB's `imresize(image, 4)` with the border sample repeated; see `models.team08_HATFreq.inference.Restorer`."""
+    """MATLAB's `imresize(image, 4)` with the border sample repeated; see `models.team08_HATFreq.folder.Restorer`."""
 
     scale = 4
     settings: dict[str, Any]
+    progress: Progress | None = None
 
     def __init__(self) -> None:
         self.settings = {"model": f"MATLAB bicubic x{self.scale}, border clamp"}
@@ -33,7 +37,7 @@ class BicubicRestorer:
 
 def main(
     model_dir: str | os.PathLike[str] | None,
-    input_path: str | os.PathLike[str],
+    input_path: Inputs,
     output_path: str | os.PathLike[str],
     device: torch.device | str | None = None,
     *,
@@ -42,6 +46,6 @@ def main(
     """Enlarge every image of a folder x4; `model_dir` and `device` are the contract's and not needed.
 
     Raises:
-        RestorationError: as `restore_folder`.
+        RestorationError: as `restore_inputs`.
     """
-    restore_folder(BicubicRestorer(), Path(input_path), Path(output_path), overwrite)
+    restore_inputs(BicubicRestorer(), input_path, Path(output_path), overwrite)

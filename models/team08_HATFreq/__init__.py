@@ -7,9 +7,19 @@ The folder stands alone: with `model_zoo/team08_HATFreq` it runs inside the orga
 """
 
 from .inference import main
+from .layers import set_exportable, set_fused_attention
 from .network import PRESETS, HATConfig, HATFreq, override
 
-__all__ = ["PRESETS", "HATConfig", "HATFreq", "build_model", "main", "override"]
+__all__ = [
+    "PRESETS",
+    "HATConfig",
+    "HATFreq",
+    "build_model",
+    "main",
+    "override",
+    "set_exportable",
+    "set_fused_attention",
+]
 
 
 def build_model(preset: str, frequency: str = "both", scale: int = 4) -> HATFreq:

@@ -6,11 +6,11 @@ https://arxiv.org/abs/2103.14030).
 
 Changed against the reference code, with parameters and results kept (tests/test_network.py holds the parity):
 
-* one switch, `fused`: PyTorch's scaled_dot_product_attention with the position bias as its additive mask, or the plain
-  product, softmax and product. The fused kernels want a head width that is a multiple of eight, so every head's weights
-  are padded with zeros (30 -> 32 in HAT) and the scale is given explicitly: the scores are unchanged;
-* only the windows that wrap around the image see the shift mask, so no mask of the whole image exists, and only they
-  are copied together from opposite sides: the others are attended where they lie;
+* PyTorch's scaled_dot_product_attention with the position bias as its additive mask, or (`set_fused_attention`) the
+  plain product, softmax and product. The fused kernels need a head width that is a multiple of eight, so every head's
+  weights are padded with zeros (30 -> 32 in HAT) and the scale is given explicitly: the scores are unchanged;
+* on the CPU only the windows that wrap around the image see the shift mask, and only they are copied together from
+  opposite sides; on a GPU all windows of a block are attended by one call;
 * the overlapping keys and values are strided views of the padded image; there is no im2col;
 * on the CPU and without gradients, windows are attended a few at a time (see layers.py);
 * tensors stay `b h w c` from block to block.
@@ -27,7 +27,7 @@ from timm.layers import trunc_normal_
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .layers import PIECE, Linear, in_pieces, linear
+from .layers import PIECE, SWITCHES, Linear, in_pieces, linear
 
 MASKED = -100.0  # the reference's value: small enough to vanish in the softmax, finite in every dtype
 
@@ -62,23 +62,32 @@ def position_bias(table: Tensor, index: Tensor) -> Tensor:
     The two ways are equal. On the CPU indexing's backward pass is 18 times as long as gather's; on CUDA gather's would
     add in no fixed order.
     """
-    if table.device.type != "cpu":
+    if table.device.type != "cpu" or SWITCHES.exportable:
         return table[index].permute(2, 0, 1)
     return table.t().gather(1, index.view(1, -1).expand(table.shape[1], -1)).view(-1, *index.shape)
 
 
-def shift_masks(window: int, shift: int, device: torch.device) -> Tensor:
+def shift_masks(window: int, shift: int) -> Tensor:
     """Additive masks of a shifted grid: float32 `2 2 n n`, indexed by (on the last row, on the last column).
 
     After the cyclic shift, the last row and column of windows hold pixels from opposite sides of the image; tokens of
     different sides must not see each other.
     """
-    y, x = (axis.to(device) for axis in _grid(window))
+    y, x = _grid(window)
     below, right = y >= window - shift, x >= window - shift
-    rows, columns = below[:, None] != below[None], right[:, None] != right[None]
+    rows, columns = below[:, None] ^ below[None], right[:, None] ^ right[None]
     none = torch.zeros_like(rows)
     table = torch.stack([none, columns, rows, rows | columns]).view(2, 2, window**2, window**2)
     return table.float() * MASKED
+
+
+def shifted(x: Tensor, shift: int) -> Tensor:
+    """`b h w c` rolled along h and w by `shift`, which is less than either: `torch.roll` in steps that export."""
+    for axis in (1, 2) if shift else ():
+        size = x.shape[axis]
+        cut = size - shift if shift > 0 else -shift
+        x = torch.cat([x.narrow(axis, cut, size - cut), x.narrow(axis, 0, cut)], dim=axis)
+    return x
 
 
 def partition(x: Tensor, window: int) -> Tensor:
@@ -95,25 +104,31 @@ def merge(x: Tensor, window: int) -> Tensor:
     return x.transpose(2, 3).reshape(b, gh * window, gw * window, c)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, fused: bool, scale: float) -> Tensor:
-    """softmax(q kᵀ * scale + bias) v.
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tensor:
+    """softmax(q kᵀ * scale + bias) v, by one fused kernel or by three plain steps.
+
+    On the CPU no fused kernel gives the bias a gradient, and PyTorch would compose slower steps of its own: a bias in
+    training takes the plain ones.
 
     Args:
         q: `... heads n d`. k, v: `... heads m d`.
-        bias: `heads n m`, additive, of any float dtype (it is cast to q's).
-        fused: one fused kernel, or three plain steps. On the CPU, where no fused kernel gives the bias a gradient and
-            PyTorch would compose slower steps of its own, a bias in training takes the plain ones. CUDA's kernels want
-            a d that is a multiple of eight (`pad_heads`).
+        bias: `heads n m` or `... heads n m`, additive, of any float dtype (it is cast to q's).
         scale: 1 / sqrt(d), of the d before any padding.
 
     Returns:
         `... heads n d`.
     """
     bias = bias.to(q.dtype)
-    if not fused or (q.device.type == "cpu" and bias.requires_grad and torch.is_grad_enabled()):
+    trained = q.device.type == "cpu" and bias.requires_grad and torch.is_grad_enabled()
+    if not is_fused() or trained:
         return (q * scale @ k.transpose(-2, -1) + bias).softmax(dim=-1) @ v
     with _fused_kernels(q.device):
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None], scale=scale)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.expand(*q.shape[:-1], -1), scale=scale)
+
+
+def is_fused() -> bool:
+    """Whether the fused kernels are asked for; their heads are padded."""
+    return SWITCHES.fused_attention and not SWITCHES.exportable
 
 
 def pad_heads(parameter: Tensor, heads: int) -> Tensor:
@@ -151,27 +166,47 @@ class WindowAttention(nn.Module):
         window: side of a window in tokens.
         num_heads: attention heads.
         shift: cyclic shift in tokens, 0 for none.
-        fused: the fused kernel or the plain steps.
     """
 
-    def __init__(self, dim: int, window: int, num_heads: int, shift: int = 0, fused: bool = True) -> None:
+    def __init__(self, dim: int, window: int, num_heads: int, shift: int = 0) -> None:
         super().__init__()
-        self.window, self.num_heads, self.shift, self.fused = window, num_heads, shift, fused
+        self.window, self.num_heads, self.shift = window, num_heads, shift
         self.scale = (dim // num_heads) ** -0.5
         self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, num_heads))
         trunc_normal_(self.relative_position_bias_table, std=0.02)
         self.qkv = Linear(dim, 3 * dim)
         self.proj = Linear(dim, dim)
 
-    def forward(self, x: Tensor, index: Tensor) -> Tensor:
-        """`b h w c` -> `b h w c`; index: `self_attention_index(window)`."""
+    def forward(self, x: Tensor, index: Tensor, masks: Tensor) -> Tensor:
+        """`b h w c` -> `b h w c`.
+
+        Args:
+            x: h and w are multiples of the window.
+            index: `self_attention_index(window)`.
+            masks: `shift_masks(window, window // 2)`; not looked at without a shift.
+        """
         bias = position_bias(self.relative_position_bias_table, index)  # heads n n
-        project = self._projections()
+        weights = self._padded_weights()
         if not self.shift:
-            return self._attend(x, bias, project)
-        masks = shift_masks(self.window, self.shift, x.device)
+            return self._attend(x, bias, weights)
+        if x.device.type == "cpu" and not SWITCHES.exportable:
+            return self._attend_in_parts(x, bias, masks, weights)
+        bias = self._bias_of_windows(bias, masks, x)
+        return shifted(self._attend(shifted(x, -self.shift), bias, weights), self.shift)
+
+    def _bias_of_windows(self, bias: Tensor, masks: Tensor, x: Tensor) -> Tensor:
+        """Bias and mask of every window of a shifted grid: `b*gh*gw heads n n`."""
+        rows, columns = x.shape[1] // self.window, x.shape[2] // self.window
+        last_row = (torch.arange(rows, device=x.device) == rows - 1).long()
+        last_column = (torch.arange(columns, device=x.device) == columns - 1).long()
+        mask = masks[last_row[:, None], last_column[None]]  # gh gw n n
+        both = bias.to(x.dtype) + mask.to(x.dtype)[None, :, :, None]  # 1 gh gw heads n n
+        return both.expand(len(x), *both.shape[1:]).flatten(0, 2)
+
+    def _attend_in_parts(self, x: Tensor, bias: Tensor, masks: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
+        """The inner windows of a shifted grid where they lie, and those that wrap around copied together."""
         rows = [
-            [self._attend(part, bias + masks[i, j], project) for j, part in enumerate(self._unwrap(band, 2))]
+            [self._attend(part, bias + masks[i, j], weights) for j, part in enumerate(self._unwrap(band, 2))]
             for i, band in enumerate(self._unwrap(x, 1))
         ]
         return self._wrap([self._wrap(columns, 2) for columns in rows], 1)
@@ -188,9 +223,9 @@ class WindowAttention(nn.Module):
         end, start = last.split([self.window - self.shift, self.shift], dim=axis)
         return torch.cat([start, inner, end], dim=axis)
 
-    def _projections(self) -> tuple[Tensor, Tensor, Tensor]:
+    def _padded_weights(self) -> tuple[Tensor, Tensor, Tensor]:
         """The weight and bias before the attention and the weight after it, with every head padded."""
-        if not self.fused:
+        if not is_fused():
             return self.qkv.weight, self.qkv.bias, self.proj.weight
         heads = self.num_heads
         return (
@@ -199,17 +234,17 @@ class WindowAttention(nn.Module):
             pad_inputs(self.proj.weight, heads),
         )
 
-    def _attend(self, x: Tensor, bias: Tensor, project: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        """`b h w c` -> `b h w c`: every window attends to itself."""
+    def _attend(self, x: Tensor, bias: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
+        """`b h w c` -> `b h w c`: every window attends to itself; bias `heads n n`, or of each window."""
         if not x.numel():  # a grid of one row or column has no inner windows
             return x
-        into, into_bias, out_of = project
+        qkv_weight, qkv_bias, proj_weight = weights
 
         def attend_windows(windows: Tensor) -> Tensor:  # nw n c
-            qkv = linear(windows, into, into_bias).unflatten(-1, (3, self.num_heads, -1))  # nw n 3 heads d
+            qkv = linear(windows, qkv_weight, qkv_bias).unflatten(-1, (3, self.num_heads, -1))  # nw n 3 heads d
             q, k, v = qkv.permute(2, 0, 3, 1, 4)
-            out = attend(q, k, v, bias, self.fused, self.scale).transpose(1, 2).flatten(2)
-            return linear(out, out_of, self.proj.bias)
+            out = attend(q, k, v, bias, self.scale).transpose(1, 2).flatten(2)
+            return linear(out, proj_weight, self.proj.bias)
 
         windows = partition(x, self.window)
         return merge(in_pieces(attend_windows, windows.flatten(0, 2)).view(windows.shape), self.window)
@@ -223,19 +258,19 @@ class OverlappingAttention(nn.Module):
         overlapping: side of a key window, `window` plus an even number; zeros lie outside the image.
         num_heads: attention heads.
         scale: of the scores.
-        fused: the fused kernel or the plain steps.
 
     It holds no parameters: HAT keeps them one level higher (`OCAB`), and so do its checkpoints.
     """
 
-    def __init__(self, window: int, overlapping: int, num_heads: int, scale: float, fused: bool = True) -> None:
+    def __init__(self, window: int, overlapping: int, num_heads: int, scale: float) -> None:
         super().__init__()
         self.window, self.overlapping, self.margin = window, overlapping, (overlapping - window) // 2
-        self.num_heads, self.scale, self.fused = num_heads, scale, fused
+        self.num_heads, self.scale = num_heads, scale
 
     def forward(self, qkv: Tensor, bias: Tensor) -> Tensor:
         """qkv `b h w 3c`, bias `heads n m` -> `b h w c`."""
-        q, kv = qkv.tensor_split((qkv.shape[-1] // 3,), dim=-1)
+        dim = qkv.shape[-1] // 3
+        q, kv = qkv[..., :dim], qkv[..., dim:]
         height, margin = q.shape[1], self.margin
         rows = self._rows_at_once(q)
         bands = []
@@ -245,21 +280,30 @@ class OverlappingAttention(nn.Module):
             beyond = (max(0, margin - top), max(0, bottom + margin - height))
             around = F.pad(around, (0, 0, margin, margin, *beyond))
             bands.append(self._attend(q[:, top:bottom], around, bias))
-        return torch.cat(bands, dim=1)
+        return bands[0] if len(bands) == 1 else torch.cat(bands, dim=1)
 
     def _rows_at_once(self, q: Tensor) -> int:
         """Rows of pixels that are attended together: few on the CPU without gradients, else all (see `in_pieces`)."""
         _, height, width, _ = q.shape
-        if q.device.type != "cpu" or torch.is_grad_enabled():
+        if q.device.type != "cpu" or torch.is_grad_enabled() or SWITCHES.exportable or torch.compiler.is_compiling():
             return height
         return self.window * max(1, PIECE * torch.get_num_threads() // (self.window * width))
 
     def _attend(self, q: Tensor, kv: Tensor, bias: Tensor) -> Tensor:
         """q `b h w c`, kv `b h+2*margin w+2*margin 2c` -> `b h w c`."""
         q = partition(q, self.window)
-        windows = kv.unfold(1, self.overlapping, self.window).unfold(2, self.overlapping, self.window)
-        windows = windows.permute(0, 1, 2, 4, 5, 3).flatten(3, 4).flatten(0, 2)  # nw m 2c
+        windows = self._key_windows(kv, q.shape[1], q.shape[2]).flatten(0, 2)  # nw m 2c
         k, v = windows.unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # each nw heads m d
         heads = q.flatten(0, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # nw heads n d
-        out = attend(heads, k, v, bias, self.fused, self.scale)
+        out = attend(heads, k, v, bias, self.scale)
         return merge(out.transpose(1, 2).reshape(q.shape), self.window)
+
+    def _key_windows(self, kv: Tensor, rows: int, columns: int) -> Tensor:
+        """The window around every window of a grid of `rows columns`: `b gh gw m 2c`."""
+        if not SWITCHES.exportable:
+            windows = kv.unfold(1, self.overlapping, self.window).unfold(2, self.overlapping, self.window)
+            return windows.permute(0, 1, 2, 4, 5, 3).flatten(3, 4)
+        for axis, count in ((1, rows), (3, columns)):  # the second time axis 2 has become 3
+            starts = torch.arange(count)[:, None] * self.window + torch.arange(self.overlapping)
+            kv = kv.index_select(axis, starts.flatten()).unflatten(axis, (count, self.overlapping))
+        return kv.transpose(2, 3).flatten(3, 4)

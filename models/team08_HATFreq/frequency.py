@@ -12,18 +12,18 @@ a network with fresh blocks is exactly the network without; the gains are tied t
 is taken out before the global transform, since under the orthonormal FFT the constant term alone would grow with the
 image.
 
-The transforms are an fp32 island: a bf16 FFT does not exist, an fp16 one only for powers of two on CUDA, and CUDA's
-autocast does not guard it.
+The transforms (fourier.py) are an fp32 island: a bf16 FFT does not exist, an fp16 one only for powers of two on CUDA,
+and CUDA's autocast does not guard it.
 """
 
-from functools import lru_cache
 from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import merge, partition
+from .attention import merge, partition, shifted
+from .fourier import irfft2, rfft2
 
 FrequencyMode = Literal["both", "global", "window", "identity", "none"]
 FREQUENCY_MODES: tuple[str, ...] = get_args(FrequencyMode)
@@ -76,22 +76,17 @@ class GlobalSpectrum(nn.Module):
 
     def forward(self, u: Tensor) -> Tensor:
         u = u - u.mean(dim=(2, 3), keepdim=True)
-        real, imag = self._to_spectrum(u)
-        mixed = F.leaky_relu(F.conv2d(torch.cat([real, imag], dim=1), self.mix.weight.float()), 0.2)
+        if self.transform:
+            spectrum = rfft2(u)  # b c h w/2+1 2
+            parts = torch.cat(spectrum.unbind(-1), dim=1)  # b 2c h w/2+1
+        else:
+            parts = torch.cat([u, u], dim=1) * 0.5**0.5
+        mixed = F.leaky_relu(F.conv2d(parts, self.mix.weight.float()), 0.2)
         real, imag = mixed.chunk(2, dim=1)
         gain = self._gain(u)
-        return self._to_image(real * gain, imag * gain, u)
-
-    def _to_spectrum(self, u: Tensor) -> tuple[Tensor, Tensor]:
         if not self.transform:
-            return u * 0.5**0.5, u * 0.5**0.5
-        spectrum = torch.fft.rfft2(u, norm="ortho")
-        return spectrum.real, spectrum.imag
-
-    def _to_image(self, real: Tensor, imag: Tensor, u: Tensor) -> Tensor:
-        if not self.transform:
-            return (real + imag) * 0.5**0.5
-        return inverse_rfft2(torch.complex(real, imag), width=u.shape[-1])
+            return (real + imag) * gain * 0.5**0.5
+        return irfft2(torch.stack([real * gain, imag * gain], dim=-1), u.shape[-1])
 
     def _gain(self, u: Tensor) -> Tensor:
         """The gain at every coefficient, `c h w/2+1`; for the identity, the mean over the knots, `c 1 1`."""
@@ -99,7 +94,7 @@ class GlobalSpectrum(nn.Module):
         if not self.transform:
             return gain.mean(dim=1)[:, None, None]
         height, width = u.shape[-2:]
-        return (gain @ radial_interpolation(height, width, u.device)).view(-1, height, width // 2 + 1)
+        return (gain @ radial_interpolation(height, width, u.device)).unflatten(1, (height, width // 2 + 1))
 
 
 class WindowSpectrum(nn.Module):
@@ -114,44 +109,23 @@ class WindowSpectrum(nn.Module):
         gain = self.gain.float()
         if not self.transform:
             return u * gain.mean(dim=(1, 2))[:, None, None]
-        u = u.permute(0, 2, 3, 1)  # b h w c
-        if self.shift:
-            u = u.roll((-self.shift, -self.shift), dims=(1, 2))
-        b, h, w, c = u.shape
-        windows = partition(u, self.window).transpose(-2, -1).reshape(-1, c, self.window, self.window)
-        windows = inverse_rfft2(torch.fft.rfft2(windows, norm="ortho") * gain, self.window)
-        windows = windows.view(b, h // self.window, w // self.window, c, self.window**2).transpose(-2, -1)
-        u = merge(windows.contiguous(), self.window)
-        if self.shift:
-            u = u.roll((self.shift, self.shift), dims=(1, 2))
-        return u.permute(0, 3, 1, 2)
+        u = shifted(u.permute(0, 2, 3, 1), -self.shift)  # b h w c
+        windows = partition(u, self.window).transpose(-2, -1)  # b gh gw c n
+        spectrum = rfft2(windows.unflatten(-1, (self.window, self.window)))
+        windows = irfft2(spectrum * gain[..., None], self.window).flatten(-2)
+        u = merge(windows.transpose(-2, -1), self.window)
+        return shifted(u, self.shift).permute(0, 3, 1, 2)
 
 
-def inverse_rfft2(spectrum: Tensor, width: int) -> Tensor:
-    """`torch.fft.irfft2(norm="ortho")` with one meaning on every device: complex `... h w/2+1` -> real `... h w`.
-
-    After learned gains the spectrum is no longer exactly that of a real image, and FFT libraries differ in what they
-    make of the imaginary part left in the first and (for an even width) the last column. It is dropped here, as the CPU
-    does.
-    """
-    rows = torch.fft.ifft(spectrum, dim=-2, norm="ortho")
-    imag = rows.imag.clone()
-    imag[..., 0] = 0
-    if width % 2 == 0:
-        imag[..., -1] = 0
-    return torch.fft.irfft(torch.complex(rows.real, imag), n=width, dim=-1, norm="ortho")
-
-
-@lru_cache(maxsize=4)
-@torch.inference_mode(False)  # a tensor cached during inference must also serve a later training step
 def radial_interpolation(height: int, width: int, device: torch.device) -> Tensor:
     """Linear interpolation from knots to the coefficients of an rfft2: float32 `KNOTS h*(w/2+1)`.
 
     The knots lie evenly on the radial frequency 0 .. sqrt(1/2) cycles/pixel, from the mean to the corner of the
     spectrum.
     """
-    fy = torch.fft.fftfreq(height, device=device)[:, None]
-    fx = torch.fft.rfftfreq(width, device=device)[None]
-    position = (fy.square() + fx.square()).sqrt().flatten() / 0.5**0.5 * (KNOTS - 1)
+    row = torch.arange(height, device=device)
+    fy = torch.where(row * 2 < height, row, row - height).float() / height
+    fx = torch.arange(width // 2 + 1, device=device).float() / width
+    position = (fy[:, None].square() + fx[None].square()).sqrt().flatten() / 0.5**0.5 * (KNOTS - 1)
     knots = torch.arange(KNOTS, device=device)[:, None]
-    return (1 - (position - knots).abs()).clamp_(min=0)
+    return (1 - (position - knots).abs()).clamp(min=0)

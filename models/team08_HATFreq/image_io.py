@@ -1,14 +1,17 @@
-"""Image files: what they hold, read without silent losses, and PNG files written whole or not at all.
+"""Image files: what they hold, read without silent losses, and results written whole or not at all.
 
 PIL reads the header, tells truncated files and decodes 8-bit samples; OpenCV decodes 16-bit samples, which PIL would
-silently cut to eight bits.
+silently cut to eight bits. PNG files are written row by row, as neither library does it without another copy of the
+samples and the compressed file in memory.
 """
 
 import io
 import os
+import struct
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,21 +20,37 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from .png import write_rows
+from .system import atomic_write
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+OUTPUT_SUFFIXES = (".png", ".jpg", ".webp")
 MAX_PIXELS = 80_000_000  # more is taken for a decompression bomb; PIL itself warns from 89 million on
-TEMPORARY = ".partial-"  # prefix of files that are being written
 
 _GREY, _COLOUR = ("1", "L", "LA"), ("RGB", "RGBA", "P", "PA", "YCbCr")
 _SIXTEEN = ("I;16", "I;16B", "I;16L", "I;16N", "I")
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError)  # what PIL raises when samples cannot be decoded
 _BAND = 256  # rows worked on at once
-_ORIENTATION_TAG, _BITS_TAG, _SAMPLE_FORMAT_TAG = 0x0112, 258, 339
+_ORIENTATION, _BITS, _PHOTOMETRIC, _PLANAR, _SAMPLE_FORMAT = 274, 258, 262, 284, 339  # TIFF and EXIF tags
 
 
 class ImageError(ValueError):
     """A file that cannot be read as an image; the message names the file, the cause and the remedy."""
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What a file holds beside its samples and what results keep.
+
+    Attributes:
+        icc: the colour profile.
+        dpi: horizontal and vertical resolution in pixels per inch.
+        exif: the EXIF block without its orientation, which is applied to the samples.
+        lost: what the file holds and could not be read, in words.
+    """
+
+    icc: bytes | None = None
+    dpi: tuple[float, float] | None = None
+    exif: bytes | None = None
+    lost: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -42,16 +61,18 @@ class Picture:
         rgb: `h w 3`, uint8 in [0, 255] or uint16 in [0, 65535]; three equal channels for a grey file.
         alpha: `h w` of the same type, or None if the file has none or is opaque throughout.
         grey: whether the file holds grey samples.
+        metadata: what else a result should keep.
     """
 
     rgb: NDArray[Any]
     alpha: NDArray[Any] | None = None
     grey: bool = False
+    metadata: Metadata = field(default_factory=Metadata)
 
     @property
     def samples(self) -> NDArray[Any]:
-        """As a file holds them: `h w`, `h w 3` or `h w 4`. Grey is the BT.601 luma of `rgb`."""
-        colour = _luma(self.rgb) if self.grey and self.alpha is None else self.rgb
+        """As a file holds them: `h w`, `h w 2` (grey and alpha), `h w 3` or `h w 4`. Grey is BT.601's luma of `rgb`."""
+        colour = _luma(self.rgb) if self.grey else self.rgb
         return colour if self.alpha is None else np.dstack([colour, self.alpha])
 
 
@@ -69,6 +90,11 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# Reading
+# ---------------------------------------------------------------------------------------------------------------------
+
+
 def read_picture(path: str | os.PathLike[str], content: bytes | None = None) -> Picture:
     """Read an image file of 8 or 16 bits: grey, palette, colour, with or without alpha, upright by its EXIF tag.
 
@@ -81,16 +107,13 @@ def read_picture(path: str | os.PathLike[str], content: bytes | None = None) -> 
     """
     path = Path(path)
     content = _bytes_of(path) if content is None else content
-    with _opened(path, content) as image:
+    with _opened(path, content) as image, _decoding(path):
         _refuse_unsupported(path, image)
-        try:
-            image.load()  # decodes everything: a truncated file fails here
-        except _DAMAGE as error:
-            raise ImageError(f"{path} is damaged or truncated ({error}): copy or download it again") from error
+        image.load()  # decodes everything: a truncated file fails here
         sixteen = _is_16_bit(image, content)
-        samples = _decode_16(path, content) if sixteen else _decode_8(image)
-        orientation = image.getexif().get(_ORIENTATION_TAG, 1)
-    return _picture(_upright(samples, orientation))
+        samples = _decode_16(path, content, image) if sixteen else _decode_8(image)
+        picture = _picture(_upright(samples, _orientation(image)))
+        return replace(picture, metadata=_metadata(image, picture.grey))
 
 
 def read_rgb(path: str | os.PathLike[str], content: bytes | None = None) -> NDArray[np.uint8]:
@@ -116,46 +139,10 @@ def size_of(path: str | os.PathLike[str], content: bytes | None = None) -> tuple
     Raises:
         ImageError: not an image, damaged, or too large.
     """
-    with _opened(Path(path), content) as image:
+    path = Path(path)
+    with _opened(path, content) as image, _decoding(path):
         width, height = image.size
-        try:
-            turned = image.getexif().get(_ORIENTATION_TAG, 1) >= 5
-        except _DAMAGE as error:
-            raise ImageError(f"{path} is damaged or truncated ({error}): copy or download it again") from error
-        return (width, height) if turned else (height, width)
-
-
-def write_png(path: str | os.PathLike[str], samples: NDArray[Any]) -> None:
-    """Write uint8 or uint16 `h w`, `h w 3` (RGB) or `h w 4` (RGBA) as PNG, under its name only when it is complete.
-
-    Raises:
-        ValueError: samples that a PNG file cannot hold.
-        OSError: it cannot be written (a full disk, say).
-    """
-    with whole_file(Path(path)) as file:
-        write_rows(file, samples)
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file, whole or not at all."""
-    with whole_file(path) as file:
-        file.write(content)
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write under a temporary name in its folder, renamed when all went well.
-
-    A kill or an error leaves the old file or the new one.
-    """
-    temporary = path.with_name(f"{TEMPORARY}{path.name}")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        return (width, height) if _orientation(image) >= 5 else (height, width)
 
 
 def _bytes_of(path: Path) -> bytes:
@@ -169,18 +156,33 @@ def _bytes_of(path: Path) -> bytes:
         raise ImageError(f"{path} cannot be read ({error.strerror}): check the file and its permissions") from error
 
 
-def _opened(path: Path, content: bytes | None = None) -> Image.Image:
+@contextmanager
+def _decoding(path: Path) -> Iterator[None]:
+    """Turn whatever a decoder stumbles over in a damaged file into an error that names the file."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except MemoryError as error:
+        raise ImageError(f"{path} does not fit into memory when it is decoded: make it smaller") from error
+    except Exception as error:  # TypeError, KeyError, SyntaxError, struct.error, ...: PIL has no class for them
+        reason = str(error) or type(error).__name__
+        raise ImageError(f"{path} is damaged or truncated ({reason}): copy or download it again") from error
+
+
+def _opened(path: Path, content: bytes | None) -> Image.Image:
     """The file with its header read, from its bytes where they are at hand."""
-    if content is None and path.is_dir():
-        raise ImageError(f"{path} is a folder with an image's name: rename it")
+    if content is None:
+        if path.is_dir():
+            raise ImageError(f"{path} is a folder with an image's name: rename it")
+        if not path.exists():
+            raise ImageError(f"{path} does not exist")  # or is a link that leads nowhere, or to itself
     try:
         image = Image.open(path if content is None else io.BytesIO(content))
-    except FileNotFoundError as error:
-        raise ImageError(f"{path} does not exist") from error
-    except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError, OSError) as error:
-        empty = path.stat().st_size == 0 if content is None else not content
-        cause = "is empty" if empty else f"is no image that can be read ({error})"
-        raise ImageError(f"{path} {cause}: replace it or take it out of the folder") from error
+    except Exception as error:  # as in `_decoding`
+        empty = not (content if content is not None else path.stat().st_size)
+        known = f"is damaged ({error})" if not isinstance(error, UnidentifiedImageError) else "is not an image"
+        raise ImageError(f"{path} {'is empty' if empty else known}: replace it or take it out of the folder") from error
     if image.width * image.height > MAX_PIXELS:
         image.close()
         raise ImageError(f"{path} has {image.width}x{image.height} pixels, more than {MAX_PIXELS:,}: crop it first")
@@ -193,10 +195,20 @@ def _refuse_unsupported(path: Path, image: Image.Image) -> None:
         raise ImageError(f"{path} holds {frames} frames or pages: save each as a file of its own")
     if image.mode not in _GREY + _COLOUR + _SIXTEEN:
         raise ImageError(f"{path} holds {image.mode} samples: convert it to 8- or 16-bit grey or RGB first")
-    tags = getattr(image, "tag_v2", {})
-    bits, sample_format = tags.get(_BITS_TAG, (8,)), tags.get(_SAMPLE_FORMAT_TAG, (1,))
-    if max(np.atleast_1d(bits)) > 16 or max(np.atleast_1d(sample_format)) > 1:
-        raise ImageError(f"{path} holds {max(np.atleast_1d(bits))}-bit samples that are not unsigned: save 16-bit ones")
+    bits, sample_format = _largest_tag(image, _BITS, 8), _largest_tag(image, _SAMPLE_FORMAT, 1)
+    if bits > 16 or sample_format > 1:
+        raise ImageError(f"{path} holds {bits}-bit samples that are not unsigned: save 16-bit ones")
+
+
+def _largest_tag(image: Image.Image, tag: int, default: int) -> int:
+    """A TIFF tag that may have one value a channel; the default for other formats."""
+    return int(max(np.atleast_1d(getattr(image, "tag_v2", {}).get(tag, default))))
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 where the tag is missing or is not a number."""
+    value = image.getexif().get(_ORIENTATION, 1)
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def _is_16_bit(image: Image.Image, content: bytes) -> bool:
@@ -205,7 +217,7 @@ def _is_16_bit(image: Image.Image, content: bytes) -> bool:
         return True
     if image.format == "PNG":
         return content[24] == 16  # the bit depth in the IHDR chunk (PNG specification, 11.2.2)
-    return max(np.atleast_1d(getattr(image, "tag_v2", {}).get(_BITS_TAG, (8,)))) == 16
+    return _largest_tag(image, _BITS, 8) == 16
 
 
 def _decode_8(image: Image.Image) -> NDArray[np.uint8]:
@@ -222,13 +234,24 @@ def _decode_8(image: Image.Image) -> NDArray[np.uint8]:
     return samples.reshape(converted.height, converted.width, *([channels] if channels > 1 else []))
 
 
-def _decode_16(path: Path, content: bytes) -> NDArray[np.uint16]:
-    """uint16 `h w`, `h w 3` or `h w 4`."""
+def _decode_16(path: Path, content: bytes, image: Image.Image) -> NDArray[np.uint16]:
+    """uint16 `h w`, `h w 2`, `h w 3` or `h w 4`; refused is what OpenCV is known to read wrongly."""
+    tags = getattr(image, "tag_v2", {})
+    if tags.get(_PLANAR, 1) == 2 and len(np.atleast_1d(tags.get(_BITS, 16))) > 1:
+        raise ImageError(f"{path} keeps its 16-bit channels in separate planes: save it with interleaved ones, or PNG")
     samples = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if samples is None or samples.dtype != np.uint16:
+        if image.format == "PNG":
+            raise ImageError(f"{path} is damaged or truncated: copy or download it again")
         raise ImageError(f"{path} holds 16-bit samples that OpenCV cannot decode: save it as a 16-bit PNG")
     if samples.ndim == 3:
         samples = cv2.cvtColor(samples, cv2.COLOR_BGRA2RGBA if samples.shape[2] == 4 else cv2.COLOR_BGR2RGB)
+    if image.format == "PNG" and content[25] == 4:  # grey and alpha, which OpenCV gives as colour and alpha
+        return samples[..., 2:]
+    if samples.ndim == 2 and tags.get(_PHOTOMETRIC, 1) == 0:  # WhiteIsZero: OpenCV leaves it a negative
+        return np.subtract(65535, samples, dtype=np.uint16)
+    if samples.ndim == 2 and isinstance(value := image.info.get("transparency"), int):
+        return np.dstack([samples, np.where(samples == value, 0, 65535).astype(np.uint16)])
     return samples
 
 
@@ -256,6 +279,26 @@ def _picture(samples: NDArray[Any]) -> Picture:
     return Picture(rgb, None if alpha is None else np.ascontiguousarray(alpha), grey)
 
 
+def _metadata(image: Image.Image, grey: bool) -> Metadata:
+    """Profile, resolution and EXIF, as far as they can be read; none of them is a reason to refuse a photograph."""
+    lost: list[str] = []
+    icc = image.info.get("icc_profile") or None
+    if icc is not None and icc[16:20] != (b"GRAY" if grey else b"RGB "):  # bytes 16 to 19: the profile's colour space
+        icc, lost = None, [*lost, "colour profile (of another kind of samples)"]
+    dpi, exif = None, None
+    try:
+        found = image.info.get("dpi")
+        dpi = (float(found[0]), float(found[1])) if found and min(found) > 0 and max(found) < 1e5 else None
+        tags = image.getexif()
+        tags.pop(_ORIENTATION, None)
+        exif = tags.tobytes() if len(tags) else None
+    except Exception as error:  # PIL writes only what it can parse
+        lost.append(f"EXIF ({error or type(error).__name__})")
+    if any(key in image.info for key in ("xmp", "XML:com.adobe.xmp", "photoshop")):
+        lost.append("XMP or IPTC")
+    return Metadata(icc, dpi, exif, tuple(lost))
+
+
 def _luma(rgb: NDArray[Any]) -> NDArray[Any]:
     """BT.601 luma of full-range RGB, `h w 3` -> `h w` of the same type; equal channels keep their value."""
     luma = np.empty(rgb.shape[:2], rgb.dtype)
@@ -263,3 +306,104 @@ def _luma(rgb: NDArray[Any]) -> NDArray[Any]:
         part = rgb[top : top + _BAND] @ (np.array([65.481, 128.553, 24.966]) / 219)
         luma[top : top + _BAND] = np.rint(part)
     return luma
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Writing
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def write_picture(path: str | os.PathLike[str], picture: Picture, quality: int = 95) -> None:
+    """Write a picture with its metadata in the format of the path's suffix: `.png`, `.jpg` or `.webp`.
+
+    Args:
+        quality: of JPEG and WebP, 1 to 100; 100 is lossless WebP.
+
+    Raises:
+        ValueError: samples that the format cannot hold.
+        OSError: the file cannot be written (a full disk, say).
+    """
+    path, kept = Path(path), picture.metadata
+    if path.suffix.lower() == ".png":
+        write_png(path, picture.samples, kept)
+        return
+    samples = picture.samples
+    if samples.dtype == np.uint16:
+        samples = ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if path.suffix.lower() == ".jpg" and picture.alpha is not None:
+        raise ValueError(f"JPEG holds no transparency, and {path.stem} has some: write PNG or WebP")
+    options: dict[str, Any] = {"quality": quality, "icc_profile": kept.icc, "exif": kept.exif or b""}
+    if path.suffix.lower() == ".webp":
+        options |= {"format": "WEBP", "lossless": quality == 100, "exact": True}
+    else:
+        options |= {"format": "JPEG", "subsampling": 0} | ({"dpi": kept.dpi} if kept.dpi else {})
+    with atomic_write(path) as file:
+        Image.fromarray(samples).save(file, **options)
+
+
+def write_png(path: str | os.PathLike[str], samples: NDArray[Any], metadata: Metadata | None = None) -> None:
+    """Write uint8 or uint16 `h w`, `h w 2` (grey, alpha), `h w 3` or `h w 4` as PNG, under its name once complete.
+
+    Raises:
+        ValueError: samples that a PNG file cannot hold.
+        OSError: it cannot be written (a full disk, say).
+    """
+    with atomic_write(Path(path)) as file:
+        write_rows(file, samples, metadata or Metadata())
+
+
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # channels -> grey, grey and alpha, RGB, RGBA
+_SUB = 1  # the filter type: a sample less the one to its left
+_COMPRESSED_AT_ONCE = 1 << 20  # bytes
+
+
+def write_rows(file: BinaryIO, samples: NDArray[Any], metadata: Metadata) -> None:
+    """Write samples as a PNG file, a few rows at a time (PNG specification, https://www.w3.org/TR/png-3/).
+
+    Raises:
+        ValueError: samples of another type or shape than `write_png` takes, or none.
+        OSError: the file cannot be written.
+    """
+    channels = 1 if samples.ndim == 2 else samples.shape[-1]
+    if samples.dtype not in (np.uint8, np.uint16) or samples.ndim not in (2, 3) or channels not in _COLOUR_TYPES:
+        raise ValueError(f"PNG holds 8 or 16 bits in 1 to 4 channels, not {samples.dtype} of shape {samples.shape}")
+    if not samples.size:
+        raise ValueError(f"an image of shape {samples.shape} has no pixels")
+    height, width = samples.shape[:2]
+    bits = 8 * samples.dtype.itemsize
+    file.write(_SIGNATURE)
+    _write_chunk(file, b"IHDR", struct.pack(">IIBBBBB", width, height, bits, _COLOUR_TYPES[channels], 0, 0, 0))
+    if metadata.icc:
+        _write_chunk(file, b"iCCP", b"ICC profile\0\0" + zlib.compress(metadata.icc))
+    if metadata.dpi:
+        x, y = (round(value / 0.0254) for value in metadata.dpi)  # pixels per metre
+        _write_chunk(file, b"pHYs", struct.pack(">IIB", x, y, 1))
+    if metadata.exif:
+        _write_chunk(file, b"eXIf", metadata.exif.removeprefix(b"Exif\0\0"))
+    # Run lengths at the lowest level: a third larger than the best, and many times faster.
+    packer = zlib.compressobj(1, strategy=zlib.Z_RLE)
+    rows = max(1, _COMPRESSED_AT_ONCE // samples[0].nbytes)
+    for top in range(0, height, rows):
+        filtered = _filtered(samples[top : top + rows].reshape(-1, width, channels))
+        _write_chunk(file, b"IDAT", packer.compress(filtered.data))
+    _write_chunk(file, b"IDAT", packer.flush())
+    _write_chunk(file, b"IEND", b"")
+
+
+def _filtered(rows: NDArray[Any]) -> NDArray[np.uint8]:
+    """uint8 or uint16 `h w c` -> uint8 `h 1+n`: the filter's number, then each byte less that one pixel before it."""
+    pixels = np.ascontiguousarray(rows.astype(rows.dtype.newbyteorder(">"), copy=False))
+    data = pixels.view(np.uint8).reshape(len(rows), rows.shape[1], -1)  # h w bytes
+    filtered = np.empty((len(rows), 1 + data[0].size), np.uint8)
+    filtered[:, 0] = _SUB
+    differences = filtered[:, 1:].reshape(data.shape)
+    differences[:, 0] = data[:, 0]
+    np.subtract(data[:, 1:], data[:, :-1], out=differences[:, 1:])
+    return filtered
+
+
+def _write_chunk(file: BinaryIO, kind: bytes, content: bytes) -> None:
+    if content or kind == b"IEND":  # a compressor that returns nothing yet makes no chunk
+        file.write(struct.pack(">I", len(content)) + kind + content)
+        file.write(struct.pack(">I", zlib.crc32(content, zlib.crc32(kind))))

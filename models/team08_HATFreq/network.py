@@ -8,7 +8,7 @@ Changed against the reference code:
 * `layers.i.freq`, a `FrequencyFusion` beside the convolution that ends group i: `conv(r) + freq(r)`;
 * inputs of any size: padded at the bottom and right to a multiple of the window, by reflection where the image is large
   enough and by repetition where it is not;
-* gradient checkpointing recomputes every block (the reference accepts the option and ignores it);
+* gradient checkpointing (`set_grad_checkpointing`) recomputes every block; the reference ignores its option;
 * the upsampler `pixelshuffledirect` of the preset `light`: one convolution, and the nearest-neighbour enlargement
   added.
 
@@ -19,8 +19,10 @@ from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from huggingface_hub import PyTorchModelHubMixin  # timm needs it too
 from timm.layers import DropPath, trunc_normal_
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -28,21 +30,25 @@ from torch.utils.checkpoint import checkpoint
 from .attention import (
     OverlappingAttention,
     WindowAttention,
+    is_fused,
     overlapping_index,
     pad_heads,
     pad_inputs,
     position_bias,
     self_attention_index,
+    shift_masks,
 )
 from .frequency import FREQUENCY_MODES, FrequencyFusion, FrequencyMode
-from .layers import Linear, Mlp, linear
+from .layers import SWITCHES, Linear, Mlp, linear
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K, in [0, 1]; fixed in HAT and in its checkpoints
 
 
 @dataclass(frozen=True)
 class HATConfig:
-    """A network's shape. The defaults are HAT's (the preset `base`).
+    """A network's shape; how it is computed are switches (`set_fused_attention`, `set_exportable`, checkpointing).
+
+    The defaults are HAT's (the preset `base`).
 
     Attributes:
         embed_dim: channels c of the features, a multiple of every entry of num_heads.
@@ -59,8 +65,6 @@ class HATConfig:
         upsampler: `pixelshuffle` (HAT's) or `pixelshuffledirect` (one convolution; `light`).
         scale: 2, 3 or 4.
         frequency: the fusion blocks: `both`, `global`, `window`, `identity` (the ablation's control) or `none` (HAT).
-        fused_attention: fused attention kernels, or the plain steps. Same results to rounding.
-        checkpointing: recompute every block in the backward pass: less memory, about a third more time.
     """
 
     embed_dim: int = 180
@@ -77,11 +81,11 @@ class HATConfig:
     upsampler: Literal["pixelshuffle", "pixelshuffledirect"] = "pixelshuffle"
     scale: int = 4
     frequency: FrequencyMode = "both"
-    fused_attention: bool = True
-    checkpointing: bool = False
 
     def __post_init__(self) -> None:
         """Refuse shapes that cannot be built, naming the field and its remedy."""
+        for name in ("depths", "num_heads"):  # lists, where a config was read from JSON
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         if len(self.depths) != len(self.num_heads):
             raise ValueError(f"depths {self.depths} and num_heads {self.num_heads} must have one entry a group each")
         if not self.depths or min(self.depths) < 1:
@@ -150,10 +154,21 @@ def override(config: HATConfig, changes: dict[str, Any]) -> HATConfig:
     return replace(config, **changes)
 
 
-class HATFreq(nn.Module):
-    """Float `b 3 h w` in [0, 1] -> the enlarged image, `b 3 h*scale w*scale`, not clamped; for any h, w >= 1."""
+class HATFreq(
+    nn.Module,
+    PyTorchModelHubMixin,
+    library_name="hatfreq",
+    license="mit",
+    pipeline_tag="image-to-image",
+    tags=["super-resolution", "image-super-resolution", "hat", "x4"],
+):
+    """Float `b 3 h w` in [0, 1] -> the enlarged image, `b 3 h*scale w*scale`, not clamped; for any h, w >= 1.
+
+    `save_pretrained(folder)`, `push_to_hub(name)` and `HATFreq.from_pretrained(folder or name)` are Hugging Face's.
+    """
 
     mean: Tensor
+    shift_masks: Tensor
     relative_position_index_SA: Tensor
     relative_position_index_OCA: Tensor
 
@@ -162,6 +177,7 @@ class HATFreq(nn.Module):
         self.config = c = config
         self.register_buffer("relative_position_index_SA", self_attention_index(c.window_size))
         self.register_buffer("relative_position_index_OCA", overlapping_index(c.window_size, c.overlapping_size))
+        self.register_buffer("shift_masks", shift_masks(c.window_size, c.window_size // 2), persistent=False)
         self.register_buffer("mean", torch.tensor(RGB_MEAN).view(1, 3, 1, 1), persistent=False)
         self.conv_first = nn.Conv2d(3, c.embed_dim, 3, padding=1)
         self.patch_embed = nn.ModuleDict({"norm": nn.LayerNorm(c.embed_dim)})
@@ -176,6 +192,16 @@ class HATFreq(nn.Module):
             self.upsample = pixelshuffledirect(c.scale, c.embed_dim)
         self.apply(_initialise_linear)
 
+    def set_grad_checkpointing(self, enabled: bool = True) -> None:
+        """Recompute every block in the backward pass: less memory, about a third more time."""
+        for module in self.modules():
+            if isinstance(module, AttentionBlocks):
+                module.checkpointing = enabled
+
+    def fusion_parameters(self) -> dict[str, nn.Parameter]:
+        """The parameters of the frequency blocks, which a plain HAT has not, by name."""
+        return {name: parameter for name, parameter in self.named_parameters() if ".freq." in name}
+
     def forward(self, lq: Tensor) -> Tensor:
         h, w = lq.shape[-2:]
         x = pad_to_multiple(lq, self.config.window_size) - self.mean.to(lq.dtype)
@@ -188,7 +214,7 @@ class HATFreq(nn.Module):
         x = self.patch_embed["norm"](x.permute(0, 2, 3, 1))  # b h w c
         index_oca = self.relative_position_index_OCA % self.config.overlapping_rows  # some count from the end
         for layer in self.layers:
-            x = layer(x, self.relative_position_index_SA, index_oca)
+            x = layer(x, self.relative_position_index_SA, index_oca, self.shift_masks)
         return self.norm(x).permute(0, 3, 1, 2)  # b c h w
 
     def _reconstruct(self, features: Tensor, x: Tensor) -> Tensor:
@@ -209,8 +235,8 @@ class AttentionGroup(nn.Module):
         if config.frequency != "none":
             self.freq = FrequencyFusion(dim, config.window_size, config.frequency, shifted=number % 2 == 1)
 
-    def forward(self, x: Tensor, index_sa: Tensor, index_oca: Tensor) -> Tensor:
-        r = self.residual_group(x, index_sa, index_oca)
+    def forward(self, x: Tensor, index_sa: Tensor, index_oca: Tensor, masks: Tensor) -> Tensor:
+        r = self.residual_group(x, index_sa, index_oca, masks)
         tail = self.conv(r.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         if self.freq is not None:
             tail = tail + self.freq(r)
@@ -223,26 +249,24 @@ class AttentionBlocks(nn.Module):
     def __init__(self, config: HATConfig, number: int) -> None:
         super().__init__()
         first, depth = sum(config.depths[:number]), config.depths[number]
-        rates = torch.linspace(0, config.drop_path_rate, sum(config.depths), device="cpu").tolist()[
-            first : first + depth
-        ]
+        rates = np.linspace(0, config.drop_path_rate, sum(config.depths))[first : first + depth].tolist()
         heads = config.num_heads[number]
         self.blocks = nn.ModuleList(
             HybridAttentionBlock(config, heads, config.window_size // 2 if i % 2 else 0, rate)
             for i, rate in enumerate(rates)
         )
         self.overlap_attn = OverlappingAttentionBlock(config, heads)
-        self.checkpointing = config.checkpointing
+        self.checkpointing = False
 
-    def forward(self, x: Tensor, index_sa: Tensor, index_oca: Tensor) -> Tensor:
+    def forward(self, x: Tensor, index_sa: Tensor, index_oca: Tensor, masks: Tensor) -> Tensor:
         for block in self.blocks:
-            x = self._run(block, x, index_sa)
+            x = self._run(block, x, index_sa, masks)
         return self._run(self.overlap_attn, x, index_oca)
 
-    def _run(self, block: nn.Module, x: Tensor, index: Tensor) -> Tensor:
+    def _run(self, block: nn.Module, *inputs: Tensor) -> Tensor:
         if self.checkpointing and self.training:
-            return checkpoint(block, x, index, use_reentrant=False)
-        return block(x, index)
+            return checkpoint(block, *inputs, use_reentrant=False)
+        return block(*inputs)
 
 
 class HybridAttentionBlock(nn.Module):
@@ -252,19 +276,19 @@ class HybridAttentionBlock(nn.Module):
         super().__init__()
         dim = config.embed_dim
         self.norm1 = nn.LayerNorm(dim)
-        self.attn = WindowAttention(dim, config.window_size, num_heads, shift, config.fused_attention)
+        self.attn = WindowAttention(dim, config.window_size, num_heads, shift)
         self.conv_block = ChannelAttentionBlock(dim, config.compress_ratio, config.squeeze_factor)
         self.conv_scale = config.conv_scale
         self.drop_path = DropPath(drop_path)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * config.mlp_ratio))
 
-    def forward(self, x: Tensor, index: Tensor) -> Tensor:
+    def forward(self, x: Tensor, index: Tensor, masks: Tensor) -> Tensor:
         y = self.norm1(x)
         convolved, gate = self.conv_block(y.permute(0, 3, 1, 2))
         x = torch.addcmul(x, convolved.permute(0, 2, 3, 1), gate.permute(0, 2, 3, 1), value=self.conv_scale)
-        x = add(x, self.drop_path(self.attn(y, index)))
-        return add(x, self.drop_path(self.mlp(self.norm2(x))))
+        x = x + self.drop_path(self.attn(y, index, masks))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
 class ChannelAttentionBlock(nn.Module):
@@ -313,9 +337,9 @@ class OverlappingAttentionBlock(nn.Module):
         dim, window, overlapping = config.embed_dim, config.window_size, config.overlapping_size
         self.norm1 = nn.LayerNorm(dim)
         self.qkv = Linear(dim, 3 * dim)
-        self.num_heads, self.fused = num_heads, config.fused_attention
+        self.num_heads = num_heads
         scale = (dim // num_heads) ** -0.5
-        self.attention = OverlappingAttention(window, overlapping, num_heads, scale, self.fused)
+        self.attention = OverlappingAttention(window, overlapping, num_heads, scale)
         self.relative_position_bias_table = nn.Parameter(torch.empty(config.overlapping_rows, num_heads))
         trunc_normal_(self.relative_position_bias_table, std=0.02)
         self.proj = Linear(dim, dim)
@@ -325,19 +349,14 @@ class OverlappingAttentionBlock(nn.Module):
     def forward(self, x: Tensor, index: Tensor) -> Tensor:
         bias = position_bias(self.relative_position_bias_table, index)  # heads n m
         x = x + self._attend(self.norm1(x), bias)
-        return add(x, self.mlp(self.norm2(x)))
+        return x + self.mlp(self.norm2(x))
 
     def _attend(self, x: Tensor, bias: Tensor) -> Tensor:
-        if not self.fused:
+        if not is_fused():
             return self.proj(self.attention(self.qkv(x), bias))
         heads = self.num_heads
         qkv = linear(x, pad_heads(self.qkv.weight, 3 * heads), pad_heads(self.qkv.bias, 3 * heads))
         return linear(self.attention(qkv, bias), pad_inputs(self.proj.weight, heads), self.proj.bias)
-
-
-def add(x: Tensor, y: Tensor) -> Tensor:
-    """x + y; without gradients in place of x, which must be the caller's own: no fresh memory to be cleared."""
-    return x + y if torch.is_grad_enabled() else x.add_(y)
 
 
 def pixelshuffle(scale: int, num_feat: int) -> nn.Sequential:
@@ -362,11 +381,26 @@ def pixelshuffledirect(scale: int, dim: int) -> nn.Sequential:
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     """Pad `b c h w` at the bottom and right to a multiple: reflected where the axis is long enough, else repeated."""
+    if SWITCHES.exportable:
+        return _pad_by_indices(x, multiple)
     h, w = x.shape[-2:]
     for axis, (size, pad) in enumerate([(w, -w % multiple), (h, -h % multiple)]):
         if pad:
             amount = (0, pad, 0, 0) if axis == 0 else (0, 0, 0, pad)
             x = F.pad(x, amount, mode="reflect" if pad < size else "replicate")
+    return x
+
+
+def _pad_by_indices(x: Tensor, multiple: int) -> Tensor:
+    """The same in an exported graph, where the size decides only at run time whether the pad is reflected."""
+    for axis in (2, 3):
+        size = x.shape[axis]
+        full = (size + multiple - 1) // multiple * multiple
+        index = torch.arange(full)
+        reflected = torch.where(index < size, index, 2 * (size - 1) - index).clamp(min=0)
+        repeated = index.clamp(max=size - 1)
+        enough = torch.ones(1).new_full((1,), 2 * size - full) > 0  # the pad is less than the size
+        x = x.index_select(axis, torch.where(enough, reflected, repeated))
     return x
 
 

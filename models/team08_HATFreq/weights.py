@@ -1,20 +1,19 @@
 """Checkpoints: read from any of the usual files, explained when they do not fit, written as safetensors.
 
 Read are official HAT files (`params_ema`, `params`), this project's releases and training checkpoints, bare state
-dicts, with the prefixes that DataParallel (`module.`) and torch.compile (`_orig_mod.`) leave. No file can run code:
-`torch.load(weights_only=True)` always.
+dicts, with the prefixes that DataParallel (`module.`) and torch.compile (`_orig_mod.`) leave. A file of ours says what
+network it belongs to; the shape of others is read off their tensors. No file can run code: `weights_only=True`.
 """
 
 import hashlib
 import io
+import json
 import math
 import os
-import pickle
-import pickletools
 import re
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -24,42 +23,117 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
-from .image_io import write_bytes
-from .network import PRESETS, HATConfig, HATFreq
+from .network import PRESETS, HATConfig, HATFreq, override
+from .system import write_bytes
 
 StateDict = dict[str, Tensor]
+CONFIG = "model"  # the key of a safetensors file's metadata that holds its HATConfig as JSON
 # Where checkpoints keep the weights, the most useful first: averages before the raw ones.
 _NESTS = ("params_ema", "params", "ema", "model", "state_dict", "model_state_dict")
 _PREFIXES = ("module.", "_orig_mod.")
 _BLOCK = "layers.0.residual_group.blocks.0."
 _OVERLAP = "layers.{}.residual_group.overlap_attn.relative_position_bias_table"
-_WORDS = {
-    "scale": "the file is x{0}, the model x{1}",
-    "embed_dim": "the file is {0} channels wide, the model {1}",
-    "depths": "the file has groups of {0} blocks, the model of {1}",
-    "num_heads": "the file has {0} attention heads, the model {1}",
-    "window_size": "the file's windows have {0} pixels a side, the model's {1}",
-    "overlap_ratio": "the file's key windows overlap by {0}, the model's by {1}",
-    "upsampler": "the file ends in the upsampler '{0}', the model in '{1}'",
-    "frequency": "the file's frequency blocks are '{0}', the model's '{1}'",
-}
+_MOST_LAYERS = 1000  # groups, or blocks of one: more is not a network but a hostile name
+_SHAPE_FREE = ("scale", "frequency", "drop_path_rate", "num_feat")  # what presets of one name may differ in
 
 
 class WeightsError(ValueError):
     """A checkpoint that cannot be used; the message names the file, the cause and the remedy."""
 
 
-def read_state_dict(path: str | os.PathLike[str]) -> StateDict:
-    """The tensors of a checkpoint by name, on the CPU, without wrappers and prefixes.
+@dataclass(frozen=True)
+class LoadedWeights:
+    """A weights file, read once.
+
+    Attributes:
+        path: the file.
+        state: its tensors by name, on the CPU, without wrappers and prefixes.
+        config: the shape that the file says it has; None for a foreign file.
+        sha256: of the file.
+        source: where in the file the tensors were: `safetensors`, `params_ema`, ..., `a bare state dict`.
+        metadata: of a safetensors file.
+    """
+
+    path: Path
+    state: StateDict
+    config: HATConfig | None
+    sha256: str
+    source: str
+    metadata: dict[str, str]
+
+    @property
+    def shape(self) -> HATConfig:
+        """The shape that the file says it has, or else its tensors.
+
+        Raises:
+            WeightsError: not a HAT or HATFreq.
+        """
+        if self.config is not None:
+            return self.config
+        try:
+            return describe(self.state)
+        except WeightsError as error:
+            raise WeightsError(f"{self.path}: {error}") from error
+
+
+def load(path: str | os.PathLike[str]) -> LoadedWeights:
+    """Read a weights file, once, and compare it with the `.sha256` file beside it if there is one.
 
     Raises:
-        WeightsError: missing, empty, truncated, not a checkpoint, or a pickle that holds code.
+        WeightsError: missing, empty, truncated, not a checkpoint, a pickle that holds code, tensors that are not
+            floating-point or not finite, or not the released file.
     """
-    return _read_checkpoint(Path(path))[0]
+    path = Path(path)
+    content = _read_bytes(path)
+    sha256 = hashlib.sha256(content).hexdigest()
+    beside = path.with_name(path.name + ".sha256")
+    if beside.exists() and beside.read_text().split()[:1] != [sha256]:
+        raise WeightsError(
+            f"{path} is not the released file (its sha256 is {sha256}, not {beside.name}'s): get it again"
+        )
+    metadata: dict[str, str] = {}
+    if content[8:9] == b"{":  # after the header's length
+        state, source, metadata = _load_safetensors(path, content), "safetensors", _metadata(content)
+    else:
+        state, source = _find_weights(path, _load_torch(path, content))
+    state = {_without_prefixes(key): tensor for key, tensor in state.items()}
+    _check_tensors(path, state)
+    return LoadedWeights(path, state, _config(path, metadata), sha256, source, metadata)
+
+
+def read_state_dict(path: str | os.PathLike[str]) -> StateDict:
+    """The tensors of a checkpoint by name; errors as `load`."""
+    return load(path).state
 
 
 def load_weights(model: HATFreq, path: str | os.PathLike[str]) -> str:
-    """Load a checkpoint into a model, all of it or nothing.
+    """`load_into(model, load(path))`."""
+    return load_into(model, load(path))
+
+
+def build(found: LoadedWeights, preset: str | None = None) -> tuple[HATFreq, str]:
+    """The network of a weights file with its weights, and one line for the log.
+
+    Args:
+        preset: the preset that the file must hold; None for whatever it holds.
+
+    Raises:
+        WeightsError: not a HAT or HATFreq, or not of this preset.
+        ValueError: an unknown preset.
+    """
+    if preset is None:
+        config = found.shape
+    elif preset in PRESETS:
+        # A plain HAT file runs without fusion blocks: fresh ones would change nothing but the time.
+        config = override(PRESETS[preset], {"frequency": found.shape.frequency})
+    else:
+        raise ValueError(f"unknown preset {preset!r}: choose from {', '.join(PRESETS)}")
+    model = HATFreq(config)
+    return model, load_into(model, found)
+
+
+def load_into(model: HATFreq, found: LoadedWeights) -> str:
+    """Load weights into a model, all of them or nothing.
 
     A plain HAT file fits a model with fresh fusion blocks too: they are zero, so the result is exactly HAT's.
 
@@ -67,26 +141,61 @@ def load_weights(model: HATFreq, path: str | os.PathLike[str]) -> str:
         One line for the log: file, preset or shape, parameters, where in the file they were, fusion fresh or loaded.
 
     Raises:
-        WeightsError: the file cannot be read or does not fit, with the reason.
+        WeightsError: the file does not fit, with the reason.
     """
-    path = Path(path)
-    state, source = _read_checkpoint(path)
-    own = model.state_dict()
-    fusion = [key for key in own if ".freq." in key]
+    own, state = model.state_dict(), found.state
+    fusion = list(model.fusion_parameters())
     fresh = [] if any(".freq." in key for key in state) else fusion
     buffers = [key for key in own if key.startswith("relative_position_index") and key not in state]
-    if reason := _misfit(state, model, optional={*fresh, *buffers}):
-        raise WeightsError(f"{path} does not fit: {reason}")
-    if bad := [key for key, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]:
-        raise WeightsError(
-            f"{path} holds values that are not finite in {bad[0]}: download it again, or use another file"
-        )
+    if reason := _misfit(found, model, optional={*fresh, *buffers}):
+        raise WeightsError(f"{found.path} does not fit: {reason}")
     if any(own[key].any() for key in fresh if ".freq.fuse." in key):
-        raise WeightsError(f"{path} has no fusion blocks and this model's are not fresh: load it into a new model")
+        raise WeightsError(f"{found.path} has no fusion blocks and this model's are not fresh: use a new model")
     model.load_state_dict(state, strict=False)
-    parameters = f"{sum(p.numel() for p in model.parameters()):,} parameters from {source}"
+    parameters = f"{sum(p.numel() for p in model.parameters()):,} parameters from {found.source}"
     note = "fresh (the result is exactly HAT's)" if fresh else "loaded" if fusion else "none"
-    return f"{path.name}: {preset_of(model.config)}, {parameters}, fusion blocks {note}"
+    return f"{found.path.name}: {describe_config(model.config)}, {parameters}, fusion blocks {note}"
+
+
+def preset_name(config: HATConfig) -> str | None:
+    """The preset that a shape belongs to, whatever its scale and fusion; None for a shape of its own."""
+    shape = {key: value for key, value in asdict(config).items() if key not in _SHAPE_FREE}
+    for name, preset in PRESETS.items():
+        if all(asdict(preset)[key] == value for key, value in shape.items()):
+            return name
+    return None
+
+
+def describe_config(config: HATConfig) -> str:
+    """A shape in words, for people: `base x4, frequency both`."""
+    name = preset_name(config)
+    tail = f", {config.embed_dim} channels, groups of {config.depths} blocks, windows of {config.window_size}"
+    return f"{name or 'custom'} x{config.scale}, frequency {config.frequency}{'' if name else tail}"
+
+
+def save_weights(
+    model: nn.Module | Mapping[str, Tensor], path: str | os.PathLike[str], metadata: dict[str, str]
+) -> str:
+    """Write weights as safetensors, floating-point ones as fp32, whole or not at all; equal weights give equal bytes.
+
+    No `.sha256` file is written: a training run replaces its weights often, and a kill between two files would leave a
+    checksum that condemns good weights. A release writes it.
+
+    Args:
+        model: a module or its state dict.
+        path: file to write.
+        metadata: what to know the file by; a HATFreq's shape is added.
+
+    Returns:
+        The file's sha256.
+    """
+    state = model.state_dict() if isinstance(model, nn.Module) else model
+    if isinstance(model, HATFreq):
+        metadata = {**metadata, CONFIG: json.dumps(asdict(model.config))}
+    content = save_safetensors({key: _storable(tensor) for key, tensor in state.items()}, metadata)
+    content = _with_sorted_header(content)
+    write_bytes(Path(path), content)
+    return hashlib.sha256(content).hexdigest()
 
 
 def describe(state: Mapping[str, Tensor]) -> HATConfig:
@@ -106,69 +215,9 @@ def describe(state: Mapping[str, Tensor]) -> HATConfig:
         raise WeightsError(f"not a shape that HATFreq builds: {error}") from error
 
 
-def preset_of(config: HATConfig) -> str:
-    """The preset that a shape belongs to, with scale and fusion: `base x4, frequency both`; else the shape."""
-    free = ("scale", "frequency", "fused_attention", "checkpointing", "drop_path_rate", "num_feat")
-    shape = {key: value for key, value in asdict(config).items() if key not in free}
-    names = [name for name, preset in PRESETS.items() if shape == {key: asdict(preset)[key] for key in shape}]
-    tail = f", {config.embed_dim} channels, groups of {config.depths} blocks, windows of {config.window_size}"
-    return f"{names[0] if names else 'custom'} x{config.scale}, frequency {config.frequency}{'' if names else tail}"
-
-
-def save_weights(
-    model: nn.Module | Mapping[str, Tensor], path: str | os.PathLike[str], metadata: dict[str, str]
-) -> str:
-    """Write weights as safetensors, floating-point ones as fp32, whole or not at all.
-
-    No `.sha256` file is written: a training run replaces its weights often, and a kill between two files would leave a
-    checksum that condemns good weights. A release writes it.
-
-    Args:
-        model: a module or its state dict.
-        path: file to write.
-        metadata: what to know the file by; strings.
-
-    Returns:
-        The file's sha256.
-    """
-    state = model.state_dict() if isinstance(model, nn.Module) else model
-    content = save_safetensors({key: _storable(tensor) for key, tensor in state.items()}, metadata)
-    write_bytes(Path(path), content)
-    return hashlib.sha256(content).hexdigest()
-
-
-def verify_checksum(path: str | os.PathLike[str]) -> str:
-    """The file's sha256, after comparing it with the `.sha256` file beside it if there is one.
-
-    Raises:
-        WeightsError: they differ.
-    """
-    path = Path(path)
-    found = hashlib.sha256(_read_bytes(path)).hexdigest()
-    beside = path.with_name(path.name + ".sha256")
-    if beside.exists() and beside.read_text().split()[:1] != [found]:
-        raise WeightsError(
-            f"{path} is not the released file (its sha256 is {found}, not that of {beside.name}): get it again"
-        )
-    return found
-
-
-def _storable(tensor: Tensor) -> Tensor:
-    """A contiguous copy on the CPU that shares no memory; fp32 if it is floating-point."""
-    dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
-    return tensor.detach().to("cpu", dtype, copy=True).contiguous()
-
-
-def _read_checkpoint(path: Path) -> tuple[StateDict, str]:
-    """The tensors of a checkpoint, and where they were: `safetensors`, `params_ema`, ..., `a bare state dict`."""
-    content = _read_bytes(path)
-    if content[8:9] == b"{":  # after the header's length
-        state, source = _load_safetensors(path, content), "safetensors"
-    elif content[:4] == b"PK\x03\x04" or content[:1] == b"\x80":  # a zip of torch.save, or an older pickle
-        state, source = _find_weights(path, _load_torch(path, content))
-    else:
-        raise WeightsError(f"{path} {_what_else(content)}")
-    return {_without_prefixes(key): tensor for key, tensor in state.items()}, source
+# ---------------------------------------------------------------------------------------------------------------------
+# Files
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -178,84 +227,104 @@ def _read_bytes(path: Path) -> bytes:
         near = sorted(p.name for p in path.parent.glob("*") if p.suffix in (".safetensors", ".pth", ".pt"))
         there = f"there are {', '.join(near)}" if near else f"there are no weights in {path.parent}"
         raise WeightsError(f"{path} does not exist; {there}")
-    return path.read_bytes()
-
-
-def _what_else(content: bytes) -> str:
-    """Why a file of an unknown format is no checkpoint, and what to do."""
-    if not content:
-        return "is empty: download or copy it again"
-    if content.startswith(b"version https://git-lfs"):
-        return "is a git-lfs pointer, not the weights: run 'git lfs pull'"
-    if content.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"<":  # behind a byte order mark, perhaps
-        return "is a web page, not weights: the download failed; get it again in a browser"
-    return "is not a checkpoint (neither safetensors nor a file of torch.save), or its beginning is damaged"
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read ({error.strerror}): check the file and its permissions") from error
 
 
 def _load_safetensors(path: Path, content: bytes) -> StateDict:
     try:
         return load_safetensors(content)
-    except SafetensorError as error:
+    except (SafetensorError, ValueError) as error:
         raise WeightsError(f"{path} is a damaged or truncated safetensors file ({error}): get it again") from error
 
 
+def _header(content: bytes) -> dict[str, Any]:
+    return json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+
+
+def _metadata(content: bytes) -> dict[str, str]:
+    return _header(content).get("__metadata__") or {}
+
+
+def _with_sorted_header(content: bytes) -> bytes:
+    """A safetensors file with the keys of its metadata sorted: the library writes them in an order of chance."""
+    size = int.from_bytes(content[:8], "little")
+    header = _header(content)
+    header["__metadata__"] = dict(sorted((header.get("__metadata__") or {}).items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[8 + size :]
+
+
+def _config(path: Path, metadata: dict[str, str]) -> HATConfig | None:
+    """The shape in a file's metadata; fields of older versions that only said how to compute are passed over."""
+    try:
+        found = json.loads(metadata.get(CONFIG, "null"))
+        if not isinstance(found, dict):
+            return None
+        known = {f.name for f in fields(HATConfig)}
+        shape: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items() if k in known}
+        return HATConfig(**shape)
+    except (ValueError, TypeError) as error:
+        raise WeightsError(f"{path} describes a network that cannot be built ({error}): get it again") from error
+
+
 def _load_torch(path: Path, content: bytes) -> Any:
+    damaged = (
+        f"{path} is not a checkpoint (safetensors, or tensors saved by torch.save), or it is damaged: get it again"
+    )
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            # torch.save stores; only an attack compresses, to make a small file fill the memory.
+            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                raise WeightsError(damaged)
+    except zipfile.BadZipFile:  # the older format is one pickle after another
+        if content[:1] != b"\x80":
+            raise WeightsError(damaged) from None
     try:
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle fails in any way: IndexError, struct.error, AssertionError, ...
-        raise WeightsError(f"{path} {_why_not_loaded(content, error)}") from error
+        if "Unsupported" in str(error) or "weights_only" in str(error):
+            damaged = f"{damaged}. If it holds more than tensors and you trust it, load it and save its state_dict()"
+        raise WeightsError(damaged) from error
 
 
-def _why_not_loaded(content: bytes, error: Exception) -> str:
-    """Why torch.load failed, and what to do."""
-    members = _members(content)
-    if members and not any(name.endswith("/data.pkl") for name in members):
-        return "is a zip archive that torch.save did not write: unpack it and name the weights file in it"
-    if any(name.endswith("/constants.pkl") for name in members):
-        return "is a TorchScript program, not weights: save its state_dict() with torch.save or safetensors"
-    if isinstance(error, pickle.UnpicklingError) and _is_whole_pickle(content):
-        return (
-            "is a pickle that holds more than tensors, which could run code, and is refused: "
-            "where you trust it, load it there and save its state_dict() with torch.save or safetensors"
-        )
-    return f"is damaged or truncated ({str(error).partition(chr(10))[0][:100] or type(error).__name__}): get it again"
-
-
-def _members(content: bytes) -> list[str]:
-    """The names in a zip archive; none if it is no whole archive."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            return archive.namelist()
-    except zipfile.BadZipFile:
-        return []
-
-
-def _is_whole_pickle(content: bytes) -> bool:
-    """Whether a pickle that torch.load refused is well-formed; walked, not run."""
-    try:
-        if content[:1] != b"\x80":
-            with zipfile.ZipFile(io.BytesIO(content)) as archive:
-                content = archive.read(next(name for name in archive.namelist() if name.endswith("/data.pkl")))
-        stream = io.BytesIO(content)
-        for _ in range(4):  # torch.save's older format: magic number, version, system, and then the object
-            if stream.tell() < len(content):
-                list(pickletools.genops(stream))
-    except Exception:  # whatever pickletools or zipfile finds wrong: the answer is no
-        return False
-    return True
-
-
-def _find_weights(path: Path, loaded: Any, source: str = "a bare state dict") -> tuple[StateDict, str]:
+def _find_weights(path: Path, loaded: Any) -> tuple[StateDict, str]:
     """The state dict inside what torch.load gave, and the key that it was under."""
-    if isinstance(loaded, Mapping):
-        for nest in _NESTS:
-            if isinstance(loaded.get(nest), Mapping):
-                return _find_weights(path, loaded[nest], nest)
-        if loaded and all(isinstance(value, Tensor) for value in loaded.values()):
-            return dict(loaded), source
+    source = "a bare state dict"
+    for _ in range(len(_NESTS)):  # a dict may hold itself
+        nest = next((n for n in _NESTS if isinstance(loaded, Mapping) and isinstance(loaded.get(n), Mapping)), None)
+        if nest is None:
+            break
+        loaded, source = loaded[nest], nest
+    named = isinstance(loaded, Mapping) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in loaded.items())
+    if named and loaded:
+        return dict(loaded), source
     raise WeightsError(
         f"{path} holds no state dict: expected tensors by name, bare or under one of {', '.join(_NESTS)}"
     )
+
+
+def _check_tensors(path: Path, state: StateDict) -> None:
+    """Refuse what would be loaded without a word and be wrong."""
+    for key, tensor in state.items():
+        index = key.startswith("relative_position_index")
+        if tensor.layout != torch.strided or tensor.device.type == "meta":
+            raise WeightsError(f"{path} holds no values for {key} ({tensor.layout}, {tensor.device}): save it again")
+        if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
+            raise WeightsError(f"{path} repeats its storage in {key}: save it again")
+        if not (index or tensor.is_floating_point()):
+            raise WeightsError(f"{path} holds {tensor.dtype} in {key}: weights are floating-point numbers")
+        if not (index or tensor.isfinite().all()):
+            raise WeightsError(f"{path} holds values that are not finite in {key}: get it again, or use another file")
+
+
+def _storable(tensor: Tensor) -> Tensor:
+    """A contiguous copy on the CPU that shares no memory; fp32 if it is floating-point."""
+    dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
+    return tensor.detach().to("cpu", dtype, copy=True).contiguous()
 
 
 def _without_prefixes(key: str) -> str:
@@ -264,49 +333,35 @@ def _without_prefixes(key: str) -> str:
     return key
 
 
-def _misfit(state: StateDict, model: HATFreq, optional: set[str]) -> str:
-    """Why a state dict does not fit a model, in one sentence; empty if it does."""
-    own = model.state_dict()
+# ---------------------------------------------------------------------------------------------------------------------
+# Shapes
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _misfit(found: LoadedWeights, model: HATFreq, optional: set[str]) -> str:
+    """Why weights do not fit a model, in one sentence; empty if they do."""
+    own, state = model.state_dict(), found.state
     missing = [key for key in own if key not in state and key not in optional]
-    foreign = sorted((key for key in state if key not in own), key=_weights_first)
-    reshaped = sorted((key for key in state if key in own and state[key].shape != own[key].shape), key=_weights_first)
-    indices = [key for key in own if key.startswith("relative_position_index") and key not in optional]
+    foreign = [key for key in state if key not in own]
+    reshaped = [key for key in state if key in own and state[key].shape != own[key].shape]
     if not (missing or foreign or reshaped):
+        indices = [key for key in own if key.startswith("relative_position_index") and key not in optional]
         unequal = [key for key in indices if not torch.equal(state[key], own[key])]
         return f"its {unequal[0]} belongs to another window or overlap" if unequal else ""
     try:
-        config = describe(state)
+        theirs, ours = asdict(found.shape), asdict(model.config)
     except WeightsError as error:
         return str(error)
-    differences = _differences(config, model.config, foreign, missing)
-    if differences:
-        return f"{'; '.join(differences)}; build the model that the file describes ({preset_of(config)})"
-    key, *more = missing + foreign + reshaped
-    where = f"the file lacks {key}" if missing else f"the model has no {key}"
-    if key in reshaped:
-        shapes = f"{tuple(state[key].shape)} in the file and {tuple(own[key].shape)} in the model"
-        where = f"the shapes differ in {key}, {shapes}"
-    return f"{where}{f' (and {len(more)} more keys differ)' if more else ''}: use a file made for this model"
-
-
-def _weights_first(key: str) -> tuple[bool, str]:
-    """Sorts what a reader recognises, weights, before biases and buffers."""
-    return not key.endswith(".weight"), key
-
-
-def _differences(file: HATConfig, model: HATConfig, foreign: list[str], missing: list[str]) -> list[str]:
-    """In words, how the shape in a file differs from a model's; `identity` has the tensors of `both`."""
-    ours, theirs = asdict(model), asdict(file)
     if ours["frequency"] == "identity" or theirs["frequency"] == "none":
-        ours["frequency"] = theirs["frequency"]
+        theirs["frequency"] = ours["frequency"]
     # Ratios that give the same overlap are one, as they are to `describe`.
-    ours["overlap_ratio"] = _ratio(model.overlapping_size - model.window_size, model.window_size)
-    found = [words.format(theirs[key], ours[key]) for key, words in _WORDS.items() if theirs[key] != ours[key]]
-    if found and foreign:
-        found[0] = f"checkpoint has {foreign[0]}, this model has not: {found[0]}"
-    elif found and missing:
-        found[0] = f"this model has {missing[0]}, the checkpoint has not: {found[0]}"
-    return found
+    ours["overlap_ratio"] = _ratio(model.config.overlapping_size - model.config.window_size, model.config.window_size)
+    key = sorted(missing + foreign + reshaped, key=lambda name: not name.endswith(".weight"))[0]
+    if differences := [f"{n} is {theirs[n]!r} in the file, {ours[n]!r} here" for n in ours if ours[n] != theirs[n]]:
+        return f"{'; '.join(differences)} (first key: {key}); build the model that the file describes"
+    more = len(missing) + len(foreign) + len(reshaped) - 1
+    kind = "lacks" if key in missing else "has a foreign" if key in foreign else "has another shape of"
+    return f"it {kind} {key}{f' (and {more} more keys differ)' if more else ''}: use a file made for this model"
 
 
 def _attention_shape(state: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -330,8 +385,10 @@ def _depths(state: Mapping[str, Tensor]) -> tuple[int, ...]:
     """Number of blocks in each group, from the keys."""
     blocks: dict[int, int] = {}
     for key in state:
-        if match := re.match(r"layers\.(\d+)\.residual_group\.blocks\.(\d+)\.", key):
+        if match := re.match(r"layers\.(\d{1,9})\.residual_group\.blocks\.(\d{1,9})\.", key):
             group, block = int(match[1]), int(match[2])
+            if max(group, block) >= _MOST_LAYERS:
+                raise ValueError(f"{key} names more layers than {_MOST_LAYERS}")
             blocks[group] = max(blocks.get(group, 0), block + 1)
     return tuple(blocks[group] for group in sorted(blocks))
 
