@@ -57,25 +57,27 @@ def run_facts(run: Path, start: str | None, teacher: Path | None) -> Facts:
         start: sha256 of the weights that it started from; None for none.
         teacher: weights of the network that it was distilled from, if the run's own settings do not name them.
     """
-    training = json.loads((run / "config.json").read_text())["training"]
+    config = json.loads((run / "config.json").read_text())
+    training = config["training"]
     environments = json.loads((run / "environment.json").read_text())
     state, _ = load_checkpoint(run)
+    assert state is not None  # `check_chain` has seen it
     with (run / "log.csv").open(newline="") as file:
-        end = list(csv.DictReader(file))[-1]
+        rates = [float(row["lr"]) for row in csv.DictReader(file)]  # none if it was stopped before the first row
     return {
         "sha256": file_sha256(run / "last.safetensors"),
         "start_sha256": start,
-        "teacher": teacher_facts(str(teacher or training.get("teacher") or "")),
+        "teacher": teacher_facts(teacher or config.get("teacher") or training.get("teacher")),
         "command": training_command(training),
         "starts": len(environments),
-        "steps": int(end["step"]),
+        "steps": state["step"],
         "lr": training["lr"],
-        "final_lr": float(end["lr"]),
-        "finish_in": state["schedule"]["finish_in"] if state else "",
+        "final_lr": rates[-1] if rates else training["lr"],
+        "finish_in": state["schedule"]["finish_in"],
         "batch": training["batch"],
         "patch": training["patch"],
-        "patches": int(end["step"]) * training["batch"],
-        "minutes": round(float(end["seconds"]) / 60),
+        "patches": state["step"] * training["batch"],
+        "minutes": round(state["seconds"] / 60),
         "machine": cpu_name(),
         "threads": training["threads"],
         "gpu": environments[-1]["gpu"],
@@ -86,10 +88,10 @@ def run_facts(run: Path, start: str | None, teacher: Path | None) -> Facts:
     }
 
 
-def teacher_facts(teacher: str) -> dict[str, str] | None:
-    """Name and hash of a teacher's weights; None without one."""
-    if not teacher:
-        return None
+def teacher_facts(teacher: Path | str | dict[str, str] | None) -> dict[str, str] | None:
+    """Name and hash of a teacher, given as its weights file or as these two facts; None without one."""
+    if not teacher or isinstance(teacher, dict):
+        return {key: teacher[key] for key in ("name", "sha256")} if teacher else None
     path = Path(teacher)
     return {"name": path.stem, "sha256": file_sha256(path) if path.is_file() else "not at hand"}
 
@@ -152,15 +154,18 @@ def same_weights(one: Path, two: Path) -> bool:
 
 
 def check_chain(runs: Sequence[Path]) -> None:
-    """Refuse runs that did not start one from the other, or whose last one has not come to its end."""
+    """Refuse runs without a checkpoint, that did not start one from the other, or whose last one is not finished."""
+    for run in runs:
+        state, _ = load_checkpoint(run)
+        if state is None:
+            raise SystemExit(f"{run} holds no checkpoint: name the folder of a run of train.py")
+        if run == runs[-1] and state["step"] < state["schedule"]["end"]:
+            raise SystemExit(f"{run} is not finished (its rate has not decayed to the end): train it to its end")
     for before, run in pairwise(runs):
         init = Path(json.loads((run / "config.json").read_text())["training"]["init"])
         weights = before / "last.safetensors"
         if init.resolve() != weights.resolve() and not same_weights(init, weights):
             raise SystemExit(f"{run} started from {init}, not from {weights}: give the runs in their order")
-    state, _ = load_checkpoint(runs[-1])
-    if not state or state["step"] < state["schedule"]["end"]:
-        raise SystemExit(f"{runs[-1]} is not finished (its rate has not decayed to the end): train it to its end")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -110,6 +110,12 @@ def test_unfinished_runs_and_unknown_starts_are_refused(
     assert list(zoo.iterdir()) == []
 
 
+def test_a_teacher_is_told_as_a_file_or_as_facts(tmp_path: Path) -> None:
+    told = {"name": "DAT", "sha256": "ab"}
+    assert release_weights.teacher_facts({**told, "more": "x"}) == told and release_weights.teacher_facts("") is None
+    assert release_weights.teacher_facts(tmp_path / "gone.pth") == {"name": "gone", "sha256": "not at hand"}
+
+
 def test_weights_must_be_better_on_every_set() -> None:
     standing = {"A": {"psnr": 30.0}, "B": {"psnr": 28.0}}
     assert worse_sets({"A": {"psnr": 30.1}, "B": {"psnr": 28.1}}, standing) == []
