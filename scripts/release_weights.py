@@ -90,8 +90,10 @@ def run_facts(run: Path, start: str | None, teacher: Path | None) -> Facts:
 
 def teacher_facts(teacher: Path | str | dict[str, str] | None) -> dict[str, str] | None:
     """Name and hash of a teacher, given as its weights file or as these two facts; None without one."""
-    if not teacher or isinstance(teacher, dict):
-        return {key: teacher[key] for key in ("name", "sha256")} if teacher else None
+    if not teacher:
+        return None
+    if isinstance(teacher, dict):
+        return {key: teacher[key] for key in ("name", "sha256")}
     path = Path(teacher)
     return {"name": path.stem, "sha256": file_sha256(path) if path.is_file() else "not at hand"}
 
