@@ -9,7 +9,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh
 export TZ=UTC # git archive writes local times into a zip
-case "$*" in "" | --draft) ;; *) sed -n 's/^# \{0,1\}//p' "$0" | sed 1d; exit 2 ;; esac
+case "$*" in "" | --draft) ;; *) sed -n '2,7s/^# \{0,1\}//p' "$0"; case "$*" in -h | --help) exit ;; *) exit 2 ;; esac ;; esac
 if [ -z "${PYTHON:-}" ]; then ensure_environment requirements.txt; fi
 clean() { [ -z "$(git status --porcelain)" ] || fail "$1: $(git status --porcelain | head -n 3 | tr '\n' ' ')"; }
 
