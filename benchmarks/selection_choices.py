@@ -17,10 +17,9 @@ from tqdm import tqdm
 
 from evaluation.pairing import Pair, find_pairs
 from models.team08_HATFreq.image_io import read_rgb
-from models.team08_HATFreq.weights import build, load
 from models.team08_HATFreq.system import write_bytes
 from models.team08_HATFreq.tiling import to_tensor
-from models.team08_HATFreq.weights import load_weights
+from models.team08_HATFreq.weights import build, load
 from utils.resize import imresize
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -128,7 +127,6 @@ def pool_losses(names: list[str], weights: Path, crop: int, file: Path) -> dict[
             row["name"]: float(row["loss"]) for row in csv.DictReader(io.StringIO(file.read_text(encoding="utf-8")))
         }
     model = build(load(weights))[0].eval()
-    load_weights(model, weights)
     missing = [name for name in names if name not in losses]
     for done, name in enumerate(tqdm(missing, desc="losses of the pool", disable=not sys.stderr.isatty()), start=1):
         gt = middle(read_rgb(name), crop)

@@ -48,9 +48,9 @@ from data_curation.features import Features
 from evaluation.pairing import Pair
 from models.team08_HATFreq import PRESETS
 from models.team08_HATFreq.image_io import read_rgb
-from models.team08_HATFreq.inference import HATFreqRestorer, build_for
+from models.team08_HATFreq.inference import HATFreqRestorer
 from models.team08_HATFreq.system import write_bytes
-from models.team08_HATFreq.weights import load_weights
+from models.team08_HATFreq.weights import build, load
 from utils.metrics import psnr_y
 
 ZOO = ROOT / "model_zoo" / "team08_HATFreq" / "hatfreq_light_x4.safetensors"
@@ -72,7 +72,6 @@ Scores = dict[int, dict[str, float]]  # seed -> choice, or `start` -> mean PSNR-
 def score(weights: Path, pairs: list[Pair]) -> float:
     """Mean PSNR-Y in dB: whole images, one pass, fp32."""
     model = build(load(weights))[0].eval()
-    load_weights(model, weights)
     restore = HATFreqRestorer(model, torch.device("cpu"), "fp32", 0, 0, 1, {})
     values = []
     for pair in pairs:
@@ -84,7 +83,7 @@ def score(weights: Path, pairs: list[Pair]) -> float:
 
 def training_words(args: argparse.Namespace, seed: int) -> list[str]:
     """The settings of every run of a seed, in the words of train.py: the network is of the weights' own shape."""
-    shape, preset = asdict(build_for(args.init, None).config), asdict(PRESETS["light"])
+    shape, preset = asdict(load(args.init).shape), asdict(PRESETS["light"])
     own = {key: value for key, value in shape.items() if value != preset[key] and key != "frequency"}
     changes = [f"{key}={','.join(map(str, v)) if isinstance(v, tuple) else v}" for key, v in own.items()]
     words = ["--frequency", shape["frequency"], *(["--model_overrides", *changes] * bool(changes))]

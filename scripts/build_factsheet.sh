@@ -20,7 +20,7 @@ needs microtype.sty texlive-latex-recommended
 needs lmodern.sty lmodern
 needs xcolor.sty texlive-latex-recommended
 
-if [ -z "${PYTHON:-}" ]; then ensure_environment requirements.txt; fi
+if [ -z "${PYTHON:-}" ]; then ensure_environment train; fi
 OUT=${OUT:-factsheet}
 mkdir -p "$OUT/generated" "$OUT/build"
 build=$(mktemp -d "$(cd "$OUT/build" && pwd)/.partial-XXXXXX") # beside its place: a rename between disks would be a copy

@@ -7,7 +7,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh
-ensure_environment requirements.txt
+ensure_environment train
 case " $* " in *" -h "* | *" --help "*) exec "$PYTHON" scripts/make_submission.py --help ;; esac
 say "1/2  The organisers' rules"
 "$PYTHON" scripts/check_submission.py

@@ -27,9 +27,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from evaluation.pairing import find_pairs
 from models.team08_HATFreq.image_io import read_rgb
-from models.team08_HATFreq.inference import HATFreqRestorer, build_for
+from models.team08_HATFreq.inference import HATFreqRestorer
 from models.team08_HATFreq.system import write_bytes
-from models.team08_HATFreq.weights import load_weights, read_state_dict, save_weights
+from models.team08_HATFreq.weights import build, load, read_state_dict, save_weights
 from training.checkpoint import load_checkpoint
 from training.config import TrainConfig
 from utils.metrics import psnr_y, ssim_y
@@ -41,7 +41,6 @@ Scores = dict[str, tuple[float, float]]  # set -> PSNR in dB and SSIM, both on Y
 def score(weights: Path, bench: Path, ensemble: int) -> Scores:
     """PSNR-Y and SSIM-Y on every set of the bench folder: whole images, fp32."""
     model = build(load(weights))[0].eval()
-    load_weights(model, weights)
     restore = HATFreqRestorer(model, torch.device("cpu"), "fp32", 0, 0, ensemble, {})
     scores: Scores = {}
     folders = [path.parent for path in bench.glob("*/HR")]
