@@ -7,12 +7,11 @@ hatfreq a.jpg b.png holidays/ -o results/  # several pictures and folders
 
 import argparse
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
 
-from .folder import RestorationError, enlarge_alpha, unique_names
+from .folder import RestorationError, restore_picture, unique_names
 from .image_io import OUTPUT_SUFFIXES, ImageError, list_images, read_picture, write_picture
 from .inference import HATFreqRestorer, load_restorer
 from .system import choose_device
@@ -80,12 +79,11 @@ def restore_file(restorer: HATFreqRestorer, source: Path, target: Path, quality:
             bar.update(done - bar.n)
 
         restorer.progress = progress
-        rgb, _ = restorer(picture.rgb)
-    alpha = None if picture.alpha is None else enlarge_alpha(picture.alpha, rgb.shape[:2])
+        result, _ = restore_picture(restorer, picture)
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_picture(target, replace(picture, rgb=rgb, alpha=alpha), quality)
+    write_picture(target, result, quality)
     lost = f" (not kept: {', '.join(picture.metadata.lost)})" if picture.metadata.lost else ""
-    return f"{target}  {rgb.shape[1]}x{rgb.shape[0]}{lost}"
+    return f"{target}  {result.rgb.shape[1]}x{result.rgb.shape[0]}{lost}"
 
 
 def main(argv: list[str] | None = None) -> int:
