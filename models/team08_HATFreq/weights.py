@@ -265,7 +265,8 @@ def _config(path: Path, metadata: dict[str, str]) -> HATConfig | None:
     if not isinstance(found, dict):
         return None
     try:
-        return HATConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in found.items() if k in known})
+        shape: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items() if k in known}
+        return HATConfig(**shape)
     except (ValueError, TypeError, ArithmeticError) as error:
         raise WeightsError(f"{path} describes a network that cannot be built ({error}): get it again") from error
 
