@@ -29,6 +29,7 @@ BYTES_PER_PIXEL: dict[str, dict[str, int]] = {
 }
 USABLE = 0.8  # of the free memory: the rest is for fragmentation and other programs
 SMALLEST_TILE = 32
+MOST_TILES = 8  # at once, on a GPU
 LARGEST_TILE = 512  # on the CPU: larger ones are no faster there, and the memory is everybody's
 IN_FLIGHT = 2  # images, with their results, in memory at one time: one is restored, others are read and written
 
@@ -89,7 +90,8 @@ class HATFreqRestorer:
             try:
                 overlap = min(self.overlap, tile // 2)
                 upscale = self._counted(rgb.shape[0], rgb.shape[1], tile, overlap)
-                return restore_samples(upscale, rgb, self.scale, tile, overlap), {"tile": tile}
+                samples = restore_samples(upscale, rgb, self.scale, tile, overlap, self.device, self._batch(tile))
+                return samples, {"tile": tile}
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -117,6 +119,12 @@ class HATFreqRestorer:
             tile = self.limit
         return 0 if tile >= max(rgb.shape[:2]) else tile
 
+    def _batch(self, tile: int) -> int:
+        """Tiles of a row that are restored at once: on a GPU, small ones do not fill it."""
+        if self.device.type != "cuda" or not tile or self.free is None:
+            return 1
+        return int(min(MOST_TILES, max(1, USABLE * self.free / (self._bytes_a_pixel() * tile**2))))
+
     def _bytes_a_pixel(self) -> float:
         name = preset_name(self.model.config)
         # A shape of its own takes for each channel at most what `light` does, the narrowest.
@@ -138,7 +146,7 @@ class HATFreqRestorer:
             def forward(part: Tensor) -> Tensor:
                 nonlocal done
                 sr = self._forward(part)
-                done += 1
+                done += len(part)
                 report(done, total)
                 return sr
 
