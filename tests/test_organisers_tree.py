@@ -77,3 +77,11 @@ def test_the_folder_imports_only_what_it_may(root: Path) -> None:
             if isinstance(node, ast.ImportFrom) and node.level == 0:
                 names = [str(node.module)]
             assert {name.split(".")[0] for name in names} <= allowed, f"{path.name}: {names}"
+
+
+def test_an_older_pytorch_is_told_what_is_needed(root: Path) -> None:
+    """The organisers' requirements.txt allows torch 1.13.1 at most, which has none of the operators used here."""
+    code = "import torch; torch.__version__ = '1.13.1'; import models.team08_HATFreq"
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "ImportError: HATFreq needs PyTorch 2.5 or later, and this is 1.13.1: pip install" in done.stderr

@@ -180,7 +180,9 @@ def test_the_shape_is_read_off_the_tensors(changes: dict) -> None:
         assert torch.equal(described(lq), model(lq))
 
 
-@pytest.mark.parametrize("preset", list(PRESETS))
+@pytest.mark.parametrize(
+    "preset", ["light", *(pytest.param(name, marks=pytest.mark.slow) for name in list(PRESETS)[1:])]
+)
 @pytest.mark.parametrize("frequency", ["both", "none"])
 def test_presets_are_recognised(preset: str, frequency: str) -> None:
     with torch.device("meta"):

@@ -402,17 +402,24 @@ def _confirmed(config: HATConfig, state: Mapping[str, Tensor]) -> HATConfig:
     Raises:
         WeightsError: it is not theirs.
     """
-    try:
-        fits = _depths(state) == config.depths
-        with torch.device("meta"):
-            shapes = {key: tensor.shape for key, tensor in HATFreq(config).state_dict().items()} if fits else {}
-    except (ValueError, RuntimeError, OverflowError) as error:
-        raise WeightsError(f"it describes a network that cannot be built ({error}): get it again") from error
-    wrong = [key for key, tensor in state.items() if shapes.get(key, tensor.shape) != tensor.shape]
-    if not fits or wrong:
-        where = wrong[0] if wrong else "the number of blocks"
-        raise WeightsError(f"its metadata describes another network than its tensors ({where}): get it again")
+    claimed, found = _widths(config), _widths(describe(state))
+    if wrong := [name for name in claimed if claimed[name] != found.get(name)]:
+        raise WeightsError(f"its metadata describes another network than its tensors ({wrong[0]}): get it again")
     return config
+
+
+def _widths(config: HATConfig) -> dict[str, Any]:
+    """What tensors tell of a shape, whatever ratio it was made by; not the frequency blocks, which are small."""
+    ratios = ("overlap_ratio", "mlp_ratio", "compress_ratio", "squeeze_factor", "conv_scale", "drop_path_rate")
+    plain = {k: v for k, v in asdict(config).items() if k not in (*ratios, "frequency")}
+    if config.upsampler != "pixelshuffle":
+        del plain["num_feat"]
+    return plain | {
+        "overlap_ratio": config.overlapping_size,
+        "mlp_ratio": int(config.embed_dim * config.mlp_ratio),
+        "compress_ratio": config.embed_dim // config.compress_ratio,
+        "squeeze_factor": config.embed_dim // config.squeeze_factor,
+    }
 
 
 def _upsampler_shape(state: Mapping[str, Tensor]) -> dict[str, Any]:
