@@ -19,7 +19,7 @@ from benchmarks.common import CPU, Image, file_sha256, open_network, restorer
 from evaluation.score import restore_uint8
 from utils.resize import imresize
 
-PEERS = "pip install --no-deps -r requirements-peers.txt"
+PEERS = "pip install --no-deps -r benchmarks/peers.txt"
 
 
 class AbsentError(RuntimeError):

@@ -127,7 +127,7 @@ def test_an_ncnn_network_restores_and_is_counted(tmp_path: Path) -> None:
 )
 def test_peers_reach_their_known_figures(shared: Path, package: str, peer: str, psnr: float) -> None:
     if importlib.util.find_spec(package) is None:
-        pytest.skip(f"{package} is not installed (requirements-peers.txt)")
+        pytest.skip(f"{package} is not installed (benchmarks/peers.txt)")
     method: Method = getattr(peers, peer)()
     pairs = find_sets(shared / "data" / "bench", ["Set5"])["Set5"]
     assert mean(score(method.restore, pairs)).psnr == pytest.approx(psnr, abs=0.002)

@@ -59,7 +59,9 @@ def test_other_scales_are_read_off_the_tensors(tmp_path: Path, scale: int) -> No
     assert opened(tmp_path / "w.safetensors").scale == scale
 
 
-@pytest.mark.parametrize("preset", list(PRESETS))
+@pytest.mark.parametrize(
+    "preset", ["light", *(pytest.param(name, marks=pytest.mark.slow) for name in list(PRESETS)[1:])]
+)
 def test_every_preset_at_its_full_size_is_described(preset: str) -> None:
     for frequency in ("both", "global", "window", "none"):
         config = override(PRESETS[preset], {"frequency": frequency})

@@ -6,6 +6,7 @@ hatfreq a.jpg b.png holidays/ -o results/  # several pictures and folders
 """
 
 import argparse
+import io
 import sys
 from pathlib import Path
 
@@ -89,6 +90,9 @@ def restore_file(restorer: HATFreqRestorer, source: Path, target: Path, quality:
 def main(argv: list[str] | None = None) -> int:
     """Enlarge the pictures named; 0 if all were, else 1 with the reasons on stderr."""
     args = parse_arguments(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names may hold what a terminal cannot show
     failed = False
     try:
         files = plan(args.inputs, args.output)
@@ -101,9 +105,10 @@ def main(argv: list[str] | None = None) -> int:
         for target, source in files.items():
             try:
                 print(restore_file(restorer, source, target, args.quality))
-            except (ImageError, RestorationError, FloatingPointError) as error:
-                failed = True
-                print(f"hatfreq: {error}", file=sys.stderr)
+            except (ImageError, RestorationError, FloatingPointError, ValueError, OSError, MemoryError) as error:
+                failed = True  # the other pictures are restored
+                named = source.name in str(error) or target.name in str(error)
+                print(f"hatfreq: {error if named else f'{source}: {error or type(error).__name__}'}", file=sys.stderr)
     except (ValueError, RuntimeError, OSError) as error:
         print(f"hatfreq: error: {error}", file=sys.stderr)
         return 1
