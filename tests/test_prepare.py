@@ -197,7 +197,7 @@ def test_shards_follow_their_images(root: Path, tmp_path: Path) -> None:
     (tmp_path / "images" / "bad.jpg").write_bytes(b"no image")
     words = ["shards", tmp_path / "images", "--out", tmp_path / "set"]
     refused = prepare(root, *words)
-    assert refused.returncode == 1 and "bad.jpg is no image that can be read" in refused.stderr
+    assert refused.returncode == 1 and "bad.jpg is not an image" in refused.stderr
     assert not list(tmp_path.glob("set/*"))
     assert prepare(root, *words, "--bad_images", "skip").returncode == 0
     assert "bad.jpg" in (tmp_path / "set.unreadable.csv").read_text().splitlines()[1]

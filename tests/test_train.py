@@ -33,13 +33,13 @@ def test_six_steps_equal_one_and_five_whatever_the_workers(command, tmp_path, wo
 
 
 def test_a_killed_run_resumes_exactly(server, command, tmp_path):
-    words = ["--steps", "30", "--save_every", "3"]
+    words = ["--steps", "18", "--save_every", "3"]
     assert train.main(command("whole", *words)) == 0
     run = server.start(command("killed", *words))
     run.wait_for("step 8/")
     os.kill(run.pids[0], signal.SIGKILL)
     run.wait()
-    assert 6 <= checkpoint(tmp_path / "killed")["step"] < 30, "the kill came too late to test anything"
+    assert 6 <= checkpoint(tmp_path / "killed")["step"] < 18, "the kill came too late to test anything"
     assert train.main(command("killed", *words)) == 0
     assert_equal_runs(tmp_path / "whole", tmp_path / "killed")
 

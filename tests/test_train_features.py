@@ -60,7 +60,7 @@ def test_official_low_resolution_images_are_what_is_trained_on(command, photos, 
     assert other > 10 * made
 
 
-def test_several_sets_samples_and_tensorboard(command, photos, tmp_path):
+def test_several_sets_samples_curves_and_tensorboard(command, photos, tmp_path, curves):
     (tmp_path / "second" / "HR").mkdir(parents=True)
     write_png(tmp_path / "second" / "HR" / "a.png", read_rgb(photos / "valid" / "cat.png")[:96, :80])
     sets = ["--valid_hr", str(photos / "valid"), str(tmp_path / "second" / "HR"), "--valid_tile", "24"]
@@ -76,8 +76,10 @@ def test_several_sets_samples_and_tensorboard(command, photos, tmp_path):
     assert [path.name for path in pictures] == ["step_0000004.png", "step_0000008.png"]
     assert read_rgb(pictures[0]).shape == (160 + 8 + 96, 3 * 160 + 16, 3)
     assert list((tmp_path / "run" / "tensorboard").glob("events.out.tfevents.*"))
+    assert read_rgb(tmp_path / "run" / "curves.png").shape[1] > 1000
 
 
+@pytest.mark.slow
 def test_ninety_minutes_are_kept(command, tmp_path):
     """Here six seconds: the run ends with them, its rate fully decayed, without knowing its speed beforehand."""
     began = time.monotonic()
@@ -145,8 +147,8 @@ def test_weights_of_sources_reach_the_batches(command, photos, tmp_path, monkeyp
 
     monkeypatch.setattr(train, "train_step", look)
     data = [f"hr={black},weight=3", f"hr={photos / 'train'},weight=1"]
-    assert train.main(with_data(command("run", "--steps", "40", "--batch", "8", "--valid_every", "99"), *data)) == 0
-    assert math.fsum(seen) / len(seen) == pytest.approx(0.75, abs=0.1)  # standard deviation 0.024
+    assert train.main(with_data(command("run", "--steps", "25", "--batch", "8", "--valid_every", "99"), *data)) == 0
+    assert math.fsum(seen) / len(seen) == pytest.approx(0.75, abs=0.15)  # standard deviation 0.031
 
 
 @pytest.mark.parametrize("name", ["train/0.png", "none"])

@@ -25,7 +25,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 LOCK = "lock"
-GRACE = 3.0  # seconds that a process has to say why it ends, once another one is gone
+GRACE = 2.0  # seconds that a process has to say why it ends, once another one is gone
 REPEATED = 5.0  # seconds within which a second signal is the first one's echo: torchrun hands on what the group got too
 FOR_EVER = timedelta(days=365)
 GONE = "another process of this run is gone; see its message"
