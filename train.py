@@ -277,8 +277,8 @@ def audited(run: Run, excluded: dict[bytes, str]) -> Audit:
     cache = caches[config.audit_cache] if config.audit_cache in caches else Path(config.audit_cache)
     found = audit([open_source(word) for word in config.data], config.patch, excluded, skip, cache)
     if run.data and run.data != found.fingerprint:
-        earlier = Photographs.load(record, found.photographs.weights)
-        found = replace(found, photographs=resume(found, earlier, run.folder, skip), fingerprint=run.data)
+        photographs = resume(found, Photographs.load(record), run.folder, skip)
+        found = replace(found, photographs=photographs, fingerprint=run.data)
     elif run.step < run.schedule.end:
         found.photographs.save(record)
     return found

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,13 +106,8 @@ class ImageList(Sequence[ImageFile]):
     def __len__(self) -> int:
         return len(self.ends)
 
-    @overload
-    def __getitem__(self, index: int) -> ImageFile: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[ImageFile]: ...
-
-    def __getitem__(self, index: int | slice) -> ImageFile | list[ImageFile]:
+    def __getitem__(self, index: Any) -> Any:
+        """An `ImageFile`, or a list of them for a slice."""
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
         number = range(len(self))[index]
@@ -122,6 +117,20 @@ class ImageList(Sequence[ImageFile]):
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list(other)
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """The arrays, for a file."""
+        kinds = {"names": np.uint8, "ends": np.int64, "offsets": np.int64, "sizes": np.int64}
+        return {name: np.frombuffer(getattr(self, name), kind) for name, kind in kinds.items()}
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, NDArray[Any]]) -> "ImageList":
+        """What `to_arrays` gave."""
+        images = cls()
+        images.names += arrays["names"].tobytes()
+        for name in ("ends", "offsets", "sizes"):
+            getattr(images, name).frombytes(arrays[name].tobytes())
+        return images
 
 
 def expand(word: str) -> ImageList:

@@ -63,7 +63,9 @@ def test_twenty_kills_at_random_moments_change_nothing(server, command, tmp_path
     draw, said, statuses = random.Random(seed), "", []
     for _ in range(20):
         run = server.start(command("killed", *long))
-        time.sleep(draw.uniform(0.05, 1.2))
+        if draw.random() < 0.7:  # else somewhere in its start
+            run.wait_for("\nstep ")
+        time.sleep(draw.uniform(0.02, 0.5))
         os.kill(run.pids[0], signal.SIGKILL)
         statuses.append(run.wait()[0])
         said += run.said
@@ -106,23 +108,28 @@ def test_a_checkpoint_torn_while_it_is_written_costs_its_steps_only(server, comm
     assert end["step"] == 6 and all(torch.equal(end["ema"][key], whole["ema"][key]) for key in whole["ema"])
 
 
+def noise(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (72, 72, 3), np.uint8)
+
+
 @pytest.fixture
 def going_bad(tmp_path, monkeypatch):
-    """Four small photographs of their own; after a step, one that is drawn later is cut short."""
+    """Four small photographs of their own; in the third step, one that is drawn later is cut short."""
     folder = tmp_path / "bad"
     folder.mkdir()
     for number in range(4):
-        image = np.random.default_rng(number).integers(0, 256, (72, 72, 3), np.uint8)
-        write_png(folder / f"{number}.png", image)
-    honest = train.train_step
+        write_png(folder / f"{number}.png", noise(number))
+    in_third_step(monkeypatch, lambda: (folder / "1.png").write_bytes((folder / "1.png").read_bytes()[:100]))
+    return folder
 
-    def spoil(run, parts):
+
+def in_third_step(monkeypatch, action, honest=train.train_step) -> None:
+    def acting(run, parts):
         if run.step == 2:
-            (folder / "1.png").write_bytes((folder / "1.png").read_bytes()[:100])
+            action()
         return honest(run, parts)
 
-    monkeypatch.setattr(train, "train_step", spoil)
-    return folder
+    monkeypatch.setattr(train, "train_step", acting)
 
 
 def with_data(words: list[str], folder: Path) -> list[str]:
@@ -142,7 +149,7 @@ def test_an_image_that_goes_bad_stops_the_run_and_restored_it_resumes(command, g
     with pytest.raises(SystemExit, match=r"(?s)1 of 4 training images cannot be used.*1\.png: unreadable"):
         train.main(words)
     (going_bad / "1.png").write_bytes(good)
-    monkeypatch.undo()
+    in_third_step(monkeypatch, lambda: None)
     for name in ("run", "whole"):
         assert train.main(with_data(command(name, *FOURTEEN, "--audit_cache", "none"), going_bad)) == 0
     assert_equal_runs(tmp_path / "whole", tmp_path / "run")
@@ -169,14 +176,6 @@ def test_an_image_that_goes_bad_and_then_vanishes_is_passed_over_when_asked_to(
 
 
 def test_an_image_that_was_replaced_stops_the_run(command, going_bad, monkeypatch):
-    monkeypatch.undo()
-    honest = train.train_step
-
-    def replaced(run, parts):
-        if run.step == 2:
-            write_png(going_bad / "1.png", np.random.default_rng(9).integers(0, 256, (72, 72, 3), np.uint8))
-        return honest(run, parts)
-
-    monkeypatch.setattr(train, "train_step", replaced)
+    in_third_step(monkeypatch, lambda: write_png(going_bad / "1.png", noise(9)))
     with pytest.raises(SystemExit, match=r"bad/1\.png has changed since the run began: it has other pixels"):
         train.main(with_data(command("run", *FOURTEEN), going_bad))

@@ -253,7 +253,7 @@ def test_command_line_has_the_dataclasss_defaults_and_types():
         ("--data hr=a,weight=1 b", "'b' has no weight"),
         ("--embed_dim 12", "unrecognized arguments"),
         ("--step 12", "unrecognized arguments"),
-        ("--max_minutes -1", "max_minutes must not be negative"),
+        ("--max_minutes -1", "max_minutes must be at least 0"),
         ("--lr inf", "lr must be a finite number"),
         ("--grad_clip nan", "grad_clip must be a finite number"),
         ("--steps 50", "warmup 100 lies beyond the 50 steps: set a lower --warmup"),

@@ -156,6 +156,7 @@ class Server:
 @contextmanager
 def run_server(root: Path, folder: Path) -> Iterator[Server]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(root)}
+    environment["XDG_CACHE_HOME"] = str(folder / "cache")
     command = [sys.executable, "-c", SERVER]
     with subprocess.Popen(command, stdin=subprocess.PIPE, text=True, env=environment, cwd=root) as process:
         yield Server(process, folder)

@@ -17,21 +17,19 @@ from typing import Any, NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
-from numpy.typing import NDArray
 
 from image_data.degradation import SCALE
 from image_data.geometry import fits
 from image_data.mixture import Source
 from image_data.pairs import same_content
-from image_data.sources import MAX_LISTED, DataError, ImageFile
+from image_data.sources import MAX_LISTED, DataError, ImageFile, ImageList
 from models.team08_HATFreq.image_io import ImageError, read_picture
 from models.team08_HATFreq.system import atomic_write
-from training.photographs import DIGEST, Image, Photograph, Photographs, digest, stamp_of
+from training.photographs import DIGEST, ROW, Image, Photographs, digest, stamp_of
 
 AT_ONCE = 2048  # images between two looks at the clock
 SAVE_EVERY = 60.0  # seconds between two writes of what was found so far
 Files = tuple[ImageFile, ImageFile | None]  # an image, and its official low-resolution one
-FINDING = np.dtype([("stamp", "u8"), ("height", "i4"), ("width", "i4"), ("grey", "?"), ("digests", "u1", 2 * DIGEST)])
 
 
 class LeftOut(NamedTuple):
@@ -77,25 +75,31 @@ def audit(sources: Sequence[Source], patch: int, excluded: dict[bytes, str], ski
         DataError: images unreadable, too small, grey, of the evaluation set, or with the low-resolution image of
             another (the first ten are named); with `skip`, when none is left. Or images that are listed twice.
     """
-    photographs = Photographs([source.weight for source in sources])
+    images, lr_images, rows = ImageList(), ImageList(), [np.empty(0, ROW)]
     left_out: list[LeftOut] = []
-    findings = Findings(cache)
-    listed: dict[bytes, str] = {}
+    findings, listed = Findings(cache), dict[bytes, str]()
     for number, source in enumerate(sources):
         places = array("Q")
-        pairs = zip(source.images, source.lr_images or repeat(None), strict=False)
-        for (image, lr_image), place, found in findings.inspect(pairs):
-            places.append(place)
-            if fault := found if isinstance(found, LeftOut) else _fault(image, found, patch, excluded):
-                left_out.append(fault)
-                continue
-            height, width = (int(found[side]) // SCALE * SCALE for side in ("height", "width"))
-            digests = found["digests"].tobytes()
-            photographs.append(Photograph(image, lr_image, height, width, number, int(found["stamp"]), digests))
+        for chunk, looked in findings.inspect(zip(source.images, source.lr_images or repeat(None), strict=False)):
+            kept = []
+            for (image, lr_image), (place, row) in zip(chunk, looked, strict=True):
+                places.append(place)
+                if fault := row if isinstance(row, LeftOut) else _fault(image, row, patch, excluded):
+                    left_out.append(fault)
+                    continue
+                kept.append(row)
+                images.append(image)
+                lr_images.append(lr_image or ImageFile(Path()))
+            rows.append(np.array(kept, ROW))
+            rows[-1]["source"] = number
         _refuse_doubled(source, places, listed)
     findings.save()
-    if left_out and (not skip or not photographs):
+    if left_out and (not skip or not images):
         raise DataError(_message(left_out, sum(len(source.images) for source in sources)))
+    found = np.concatenate(rows)
+    for side in ("height", "width"):
+        found[side] -= found[side] % SCALE
+    photographs = Photographs(images, lr_images, found, tuple(source.weight for source in sources))
     return Audit(photographs, left_out, photographs.fingerprint())
 
 
@@ -112,16 +116,19 @@ def resume(found: Audit, earlier: Photographs | None, folder: Path, skip: bool) 
     Raises:
         DataError: there are other images, or some are missing and not `skip`.
     """
-    merged, missing, place = Photographs(found.photographs.weights), [], 0
-    now = found.photographs
-    for one in earlier or ():
-        if place < len(now) and now[place].digests == one.digests:
-            one, place = now[place], place + 1  # by today's name: the folder may have moved
-        else:
-            missing.append(one.image.name)
-        merged.append(one)
+    now, place, missing = found.photographs, 0, []
+    order: list[tuple[Photographs, int]] = []
+    if earlier is not None:
+        for number in range(len(earlier)):
+            if place < len(now) and (now.rows["digests"][place] == earlier.rows["digests"][number]).all():
+                order.append((now, place))  # by today's name: the folder may have moved
+                place += 1
+            else:
+                order.append((earlier, number))
+                missing.append(earlier.images[number].name)
     if earlier is not None and place == len(now) and skip:
-        return merged
+        images, lr_images = (ImageList(getattr(whose, one)[n] for whose, n in order) for one in ("images", "lr_images"))
+        return Photographs(images, lr_images, np.array([whose.rows[n] for whose, n in order], ROW), now.weights)
     first = f": {', '.join(missing[:MAX_LISTED])} {'is' if len(missing) == 1 else 'are'} missing or changed"
     raise DataError(
         f"the training images have changed since {folder} began{first if missing else ''}. Restore them, or start "
@@ -135,38 +142,34 @@ def default_cache() -> Path:
 
 
 class Findings:
-    """What readable files hold, by their stamps: sorted rows of `FINDING`, kept in a file between starts."""
+    """What readable files hold: `ROW`s sorted by their stamps, kept in a file between starts."""
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
-        self.known: NDArray[Any] = np.empty(0, FINDING)
-        self.new: list[NDArray[Any]] = []
+        self.known, self.new = np.empty(0, ROW), [np.empty(0, ROW)]
         if not path or not path.exists():
             return
         try:
             with np.load(path) as file:
-                self.known = file["findings"]
-            if self.known.dtype != FINDING:
-                raise ValueError("of another version")
+                found = file["findings"]
+            self.known = found if found.dtype == ROW else self.known  # of another version: made again
         except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
             raise self._error(error) from error
 
-    def inspect(self, items: Iterator[Files]) -> Iterator[tuple[Files, int, Any]]:
-        """Each image with its place on the disk (0: unknown) and its row of `FINDING`, or why it cannot be read."""
+    def inspect(self, items: Iterator[Files]) -> Iterator[tuple[list[Files], list[tuple[int, Any]]]]:
+        """Images in chunks, each with its place on the disk (0: unknown) and its `ROW`, or why it cannot be read."""
         saved = time.monotonic()
         with ThreadPoolExecutor() as pool:
             while some := list(islice(items, AT_ONCE)):
                 stamps = list(pool.map(_stamp, some))
-                known = [self._recall(stamp) for stamp, _ in stamps]
-                fresh = [
-                    (*item, stamp) for item, (stamp, _), row in zip(some, stamps, known, strict=True) if row is None
-                ]
-                looked = list(pool.map(_look, fresh))
-                rows = [row for row in looked if not isinstance(row, LeftOut)]
-                self.new.append(np.array(rows, FINDING))
-                rest = iter(looked)
-                for item, (_, place), row in zip(some, stamps, known, strict=True):
-                    yield item, place, next(rest) if row is None else row
+                rows = [self._recall(stamp) for stamp, _ in stamps]
+                unknown = [number for number, row in enumerate(rows) if row is None]
+                for number, row in zip(unknown, pool.map(_look, [some[n] for n in unknown]), strict=True):
+                    rows[number] = row
+                    if not isinstance(row, LeftOut):
+                        row["stamp"] = stamps[number][0]
+                self.new.append(np.array([rows[n] for n in unknown if not isinstance(rows[n], LeftOut)], ROW))
+                yield some, [(place, row) for (_, place), row in zip(stamps, rows, strict=True)]
                 if time.monotonic() - saved > SAVE_EVERY:
                     self.save()
                     saved = time.monotonic()
@@ -180,7 +183,7 @@ class Findings:
         if not self.path or not sum(map(len, self.new)):
             return
         rows = np.concatenate([self.known, *self.new])
-        self.known, self.new = rows[np.unique(rows["stamp"], return_index=True)[1]], []
+        self.known, self.new = rows[np.unique(rows["stamp"], return_index=True)[1]], [np.empty(0, ROW)]
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_write(self.path) as file:
@@ -201,9 +204,9 @@ def _stamp(item: Files) -> tuple[int, int]:
         return 0, 0
 
 
-def _look(item: tuple[ImageFile, ImageFile | None, int]) -> Any:
-    """Decode an image and its low-resolution one: a row of `FINDING`, or why they cannot be used."""
-    image, lr_image, stamp = item
+def _look(item: Files) -> Any:
+    """Decode an image and its low-resolution one: a `ROW`, or why they cannot be used."""
+    image, lr_image = item
     try:
         rgb, grey = _read(image)
         lq = _read(lr_image)[0] if lr_image else None
@@ -217,7 +220,7 @@ def _look(item: tuple[ImageFile, ImageFile | None, int]) -> Any:
             return LeftOut(image.name, "wrong scale", detail)
         if not same_content(rgb[: h // SCALE * SCALE, : w // SCALE * SCALE], lq[: h // SCALE, : w // SCALE]):
             return LeftOut(image.name, "wrong pair", f"{lr_image.name} does not show what it shows")
-    return np.array((stamp, *rgb.shape[:2], grey, np.frombuffer(digests, np.uint8)), FINDING)
+    return np.array((0, *rgb.shape[:2], 0, grey, np.frombuffer(digests, np.uint8)), ROW)
 
 
 def _read(file: ImageFile) -> tuple[Image, bool]:

@@ -15,123 +15,83 @@ import yaml
 
 from image_data.mixture import check_mixture
 from models.team08_HATFreq import PRESETS, HATConfig, override
-from training.losses import parse_loss
+from training.losses import LOSSES, parse_loss
 from training.schedule import parse_finish_in
+
+PRECISIONS = ("fp32", "bf16", "auto")
 
 
 class ConfigError(ValueError):
     """A setting that cannot be used; the message says which and what to do."""
 
 
-def setting(default: Any = MISSING, *, text: str, **metadata: Any) -> Any:
-    """A field of the configuration: its default, its help text, and what a resumed run may do with it.
+def fixed(default: Any, text: str, **metadata: Any) -> Any:
+    """A setting that a run keeps for life.
 
-    `free=True`: it decides no result, and may differ at every start. `changeable=True`: it may when `--change` names
-    it. `least`, `most`: the range of its values.
+    Args:
+        default: MISSING for none.
+        text: its line in the help.
+        metadata: `choices`; or `least` (of numbers: 0 without) and `most`.
     """
     return field(default=default, metadata={"text": text, **metadata})
+
+
+def changeable(default: Any, text: str, **metadata: Any) -> Any:
+    """A setting that a resumed run may change where `--change` names it."""
+    return fixed(default, text, changeable=True, **metadata)
+
+
+def free(default: Any, text: str, **metadata: Any) -> Any:
+    """A setting that decides no result, and may differ at every start."""
+    return fixed(default, text, free=True, **metadata)
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """Everything that decides what a run computes. Patch sizes are in pixels of the low-resolution image."""
 
-    data: tuple[str, ...] = setting(
-        text="training images: folders (folder/** with sub-folders), lists, tar shards; or hr=...,lr=...,weight=...",
-        free=True,  # the fingerprint of the images decides
-    )
-    out: str = setting(text="run folder; one that holds a checkpoint is resumed", free=True)
-    preset: str = setting("light", text="network size", choices=tuple(PRESETS))
-    frequency: str = setting("both", text="fusion blocks: both, global, window, identity or none")
-    model_overrides: tuple[str, ...] = setting((), text="fields of the preset to change, as key=value")
-    init: str = setting("", text="weights, or a finished run, to start from; empty: from scratch", changeable=True)
-    steps: int = setting(20_000, text="optimiser steps in all", least=1, changeable=True)
-    batch: int = setting(16, text="patches in a step, over all processes", least=1, changeable=True)
-    micro_batch: int = setting(
-        0, text="patches that a process takes at once; 0: its whole share of a step", least=0, free=True
-    )
-    patch: int = setting(48, text="side of a low-resolution patch", least=1, changeable=True)
-    bad_images: str = setting(
-        "stop",
-        text="unusable images: stop, or skip (left out, listed in left_out.csv, and passed over when drawn)",
-        choices=("stop", "skip"),
-        free=True,
-    )
-    lr: float = setting(1e-3, text="peak learning rate", least=0, changeable=True)
-    min_lr: float = setting(1e-6, text="learning rate of the last step of the cosine decay", least=0, changeable=True)
-    warmup: int = setting(100, text="steps of linear warm-up", least=0, changeable=True)
-    milestones: tuple[int, ...] = setting(
-        (), text="steps from which on the rate is halved each time, instead of the cosine decay", changeable=True
-    )
-    fusion_lr_scale: float = setting(1.0, text="rate of the frequency fusion blocks in relation to the other weights'")
-    betas: tuple[float, ...] = setting((0.9, 0.99), text="Adam's two decay rates")
-    grad_clip: float = setting(0.0, text="largest gradient norm; 0: no clipping", least=0, changeable=True)
-    loss: tuple[str, ...] = setting(
-        ("l1=1",),
-        text="losses and weights: l1, charbonnier, mse, frequency, as l1=1 mse=0.1",
-        changeable=True,
-    )
-    ema: float = setting(0.999, text="decay of the moving average of the weights", least=0, changeable=True)
-    seed: int = setting(
-        0,
-        text="decides initial weights, sample order and stochastic depth",
-        least=0,
-        most=2**64 - 1,
-        changeable=True,
-    )
-    precision: str = setting(
-        "fp32",
-        text="arithmetic of the training step; auto: bf16 where the device is faster with it",
-        choices=("fp32", "bf16", "auto"),
-        changeable=True,
-    )
-    checkpointing: bool = setting(
-        False, text="recompute activations in the backward pass: less memory, a third more time", free=True
-    )
-    valid_hr: tuple[str, ...] = setting(
-        (), text="targets to validate on, a word a set; empty: no validation", free=True
-    )
-    valid_lr: tuple[str, ...] = setting(
-        (), text="their low-resolution images, a word a set; empty: made from the targets", free=True
-    )
-    valid_tile: int = setting(
-        0, text="validate tile by tile, of so many LR pixels a side; 0: whole images", least=0, free=True
-    )
-    valid_every: int = setting(500, text="steps between validations", least=1, free=True)
-    save_every: int = setting(200, text="steps between checkpoints", least=1, free=True)
-    save_minutes: float = setting(
-        10.0, text="a checkpoint at least so often, in minutes; 0: by --save_every alone", least=0, free=True
-    )
-    log_every: int = setting(50, text="steps between log lines when there is no terminal", least=1, free=True)
-    tensorboard: bool = setting(True, text="write the log for TensorBoard too", free=True)
-    sample_images: int = setting(
-        3, text="validation images to draw restored at every validation, into samples/", least=0, free=True
-    )
-    max_minutes: float = setting(0.0, text="stop with a checkpoint after so many minutes; 0: never", least=0, free=True)
-    finish_in: str = setting(
-        "",
-        text="decay to min_lr and end within so many steps (of a run that has begun), or minutes, as 90min; empty: as "
-        "planned",
-        free=True,
-    )
-    change: tuple[str, ...] = setting(
-        (), text="settings that a resumed run changes on purpose, as lr grad_clip; noted in environment.json", free=True
-    )
-    device: str = setting("auto", text="auto, cpu, cuda or cuda:N", free=True)
-    timeout_minutes: float = setting(
-        10.0, text="how long a process waits for the others in a step before the run ends", least=0.01, free=True
-    )
-    threads: int = setting(0, text="CPU threads of the network; 0: PyTorch's choice", least=0, free=True)
-    workers: int = setting(2, text="processes that make patches; 0: in the main process", least=0, free=True)
-    cache_gb: float = setting(
-        2.0,
-        text="memory of each process for decoded photographs, in GB; the first ones take it",
-        least=0,
-        free=True,
-    )
-    audit_cache: str = setting(
-        "auto", text="file in which the audit keeps what it found, auto (of this user), or none", free=True
-    )
+    # Free, as the fingerprint of the images decides.
+    data: tuple[str, ...] = free(MISSING, "folders, folder/**, lists, tar shards; or hr=...,lr=...,weight=...")
+    out: str = free(MISSING, "run folder; one that holds a checkpoint is resumed")
+    preset: str = fixed("light", "network size", choices=tuple(PRESETS))
+    frequency: str = fixed("both", "fusion blocks: both, global, window, identity or none")
+    model_overrides: tuple[str, ...] = fixed((), "fields of the preset to change, as key=value")
+    init: str = changeable("", "weights, or a finished run, to start from; empty: from scratch")
+    steps: int = changeable(20_000, "optimiser steps in all", least=1)
+    batch: int = changeable(16, "patches in a step, over all processes", least=1)
+    micro_batch: int = free(0, "patches that a process takes at once; 0: its whole share of a step")
+    patch: int = changeable(48, "side of a low-resolution patch", least=1)
+    bad_images: str = free("stop", "unusable images: stop, or skip (see left_out.csv)", choices=("stop", "skip"))
+    lr: float = changeable(1e-3, "peak learning rate")
+    min_lr: float = changeable(1e-6, "learning rate of the last step of the cosine decay")
+    warmup: int = changeable(100, "steps of linear warm-up")
+    milestones: tuple[int, ...] = changeable((), "steps at which the rate is halved, instead of the cosine decay")
+    fusion_lr_scale: float = fixed(1.0, "rate of the frequency fusion blocks in relation to the other weights'")
+    betas: tuple[float, ...] = fixed((0.9, 0.99), "Adam's two decay rates")
+    grad_clip: float = changeable(0.0, "largest gradient norm; 0: no clipping")
+    loss: tuple[str, ...] = changeable(("l1=1",), f"losses and weights, as l1=1 mse=0.1: {', '.join(LOSSES)}")
+    ema: float = changeable(0.999, "decay of the moving average of the weights")
+    seed: int = changeable(0, "decides initial weights, sample order and stochastic depth", most=2**64 - 1)
+    precision: str = changeable("fp32", "of the training step; auto: bf16 where it is faster", choices=PRECISIONS)
+    checkpointing: bool = free(False, "recompute activations in the backward pass: less memory, a third more time")
+    valid_hr: tuple[str, ...] = free((), "targets to validate on, a word a set; empty: no validation")
+    valid_lr: tuple[str, ...] = free((), "their low-resolution images, a word a set; empty: made from the targets")
+    valid_tile: int = free(0, "validate tile by tile, of so many LR pixels a side; 0: whole images")
+    valid_every: int = free(500, "steps between validations", least=1)
+    save_every: int = free(200, "steps between checkpoints", least=1)
+    save_minutes: float = free(10.0, "minutes between checkpoints, at most; 0: by --save_every alone")
+    log_every: int = free(50, "steps between log lines when there is no terminal", least=1)
+    tensorboard: bool = free(True, "write the log for TensorBoard too")
+    sample_images: int = free(3, "validation images to draw restored at every validation, into samples/")
+    max_minutes: float = free(0.0, "stop with a checkpoint after so many minutes; 0: no limit")
+    finish_in: str = free("", "decay and end within so many steps (of a run that has begun), or minutes, as 90min")
+    change: tuple[str, ...] = free((), "settings that a resumed run changes on purpose, as lr grad_clip")
+    device: str = free("auto", "auto, cpu, cuda or cuda:N")
+    timeout_minutes: float = free(10.0, "how long a process waits for the others in a step", least=0.01)
+    threads: int = free(0, "CPU threads of the network; 0: PyTorch's choice")
+    workers: int = free(2, "processes that make patches; 0: in the main process")
+    cache_gb: float = free(2.0, "memory of each process for decoded photographs, in GB; the first ones take it")
+    audit_cache: str = free("auto", "file in which the audit keeps what it found, auto (of this user), or none")
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, naming the setting."""
@@ -160,9 +120,9 @@ class TrainConfig:
             len(self.valid_lr) in (0, len(self.valid_hr)),
             f"valid_lr must name as many sets as valid_hr, or none: got {len(self.valid_lr)} and {len(self.valid_hr)}",
         )
-        changeable = [f.name for f in fields(self) if f.metadata.get("changeable")]
+        known = [f.name for f in fields(self) if f.metadata.get("changeable")]
         for name in self.change:
-            _require(name in changeable, f"change takes {', '.join(changeable)}; got {name!r}")
+            _require(name in known, f"change takes {', '.join(known)}; got {name!r}")
 
 
 def parse_arguments(argv: list[str] | None = None) -> TrainConfig:
@@ -285,14 +245,14 @@ def _require(condition: bool, message: str) -> None:
 
 
 def _check_range(f: Field[Any], value: Any) -> None:
-    choices, least, most = (f.metadata.get(key) for key in ("choices", "least", "most"))
+    choices, least, most = (
+        f.metadata.get(key, default) for key, default in (("choices", ()), ("least", 0), ("most", 0))
+    )
     _require(not choices or value in choices, f"{f.name} must be one of {choices}, got {value!r}")
-    _require(not isinstance(value, float) or math.isfinite(value), f"{f.name} must be a finite number, got {value}")
-    if least is not None:
-        wanted = "must not be negative" if least == 0 else f"must be at least {least}"
-        _require(value >= least, f"{f.name} {wanted}, got {value}")
-    if most is not None:
-        _require(value <= most, f"{f.name} must be at most {most}, got {value}")
+    if isinstance(value, int | float):
+        _require(math.isfinite(value), f"{f.name} must be a finite number, got {value}")
+        _require(value >= least, f"{f.name} must be at least {least}, got {value}")
+        _require(not most or value <= most, f"{f.name} must be at most {most}, got {value}")
 
 
 def _add_argument(parser: argparse.ArgumentParser, f: Field[Any]) -> None:

@@ -112,8 +112,7 @@ class Patches(Dataset[Batch]):
         rng = np.random.Generator(np.random.Philox(key=np.array([self.seed, 0], np.uint64), counter=counter))
         number = int(np.searchsorted(self.ends, rng.integers(self.ends[-1]), side="right"))
         orientation = int(rng.integers(8))
-        columns = self.photographs.columns
-        h, w = columns["heights"][number], columns["widths"][number]
+        h, w = (int(self.photographs.rows[side][number]) for side in ("height", "width"))
         if orientation & 4:
             h, w = w, h
         top, left = (SCALE * int(rng.integers(n // SCALE - self.patch + 1)) for n in (h, w))

@@ -1,10 +1,9 @@
-"""The training set as columns: what is known of a million photographs in some 200 MB, which forked workers share."""
+"""The training set in columns: what is known of a million photographs in some 200 MB, which forked workers share."""
 
-from array import array
-from collections.abc import Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
@@ -18,8 +17,12 @@ from models.team08_HATFreq.system import atomic_write
 
 Image = NDArray[np.uint8]
 DIGEST = 16  # bytes of a hash of pixels
-COLUMNS = {"heights": "i", "widths": "i", "sources": "h", "stamps": "Q"}
-NAMES = {"names": "B", "ends": "q", "offsets": "q", "sizes": "q"}
+LISTS = ("images", "lr_images")
+# What is known of an image and its low-resolution one: hash of the files (`stamp_of`), size in pixels, number of the
+# source, whether its samples are grey, hashes of the pixels of both (zeros for what is not there).
+ROW = np.dtype(
+    [("stamp", "u8"), ("height", "i4"), ("width", "i4"), ("source", "i2"), ("grey", "?"), ("digests", "u1", 2 * DIGEST)]
+)
 
 
 class Photograph(NamedTuple):
@@ -28,19 +31,12 @@ class Photograph(NamedTuple):
     Attributes:
         image: the high-resolution file.
         lr_image: the official low-resolution file, or None when it is made on the fly.
-        height, width: in pixels, after the cut.
-        source: number of its source.
-        stamp: hash of the files' names, sizes and times of change (`stamp_of`).
-        digests: of the pixels of both, `DIGEST` bytes each; zeros for what is not there.
+        row: of `ROW`.
     """
 
     image: ImageFile
     lr_image: ImageFile | None
-    height: int
-    width: int
-    source: int
-    stamp: int
-    digests: bytes
+    row: Any
 
     def decode(self) -> Image:
         """uint8 `h w 3`, its sides cut to multiples of the scale.
@@ -49,81 +45,60 @@ class Photograph(NamedTuple):
             ImageError: it cannot be read, or is not what was audited.
         """
         whole = self.image.read_rgb()
-        image = cut_to_scale(whole)
-        self._check(self.image, whole, image, (self.height, self.width), self.digests[:DIGEST])
-        return image
+        return self._checked(self.image, whole, cut_to_scale(whole), 1)
 
     def decode_lr(self) -> Image:
         """uint8 `h/4 w/4 3`: the official low-resolution image without what lies beyond the cut; errors as `decode`."""
         assert self.lr_image is not None
-        whole = self.lr_image.read_rgb()
-        h, w = self.height // SCALE, self.width // SCALE
-        self._check(self.lr_image, whole, image := whole[:h, :w], (h, w), self.digests[DIGEST:])
+        whole, h, w = self.lr_image.read_rgb(), self.row["height"] // SCALE, self.row["width"] // SCALE
+        return self._checked(self.lr_image, whole, whole[:h, :w], SCALE)
+
+    def _checked(self, file: ImageFile, whole: Image, image: Image, scale: int) -> Image:
+        was, now = (self.row["height"] // scale, self.row["width"] // scale), image.shape[:2]
+        if was != now:
+            raise ImageError(
+                f"{file.name} has changed since the run began: it is {now[1]}x{now[0]}, it was {was[1]}x{was[0]}"
+            )
+        # Hashing takes as long as decoding a JPEG: only where size or time of the files say that one was written since.
+        if stamp_of(self.image, self.lr_image)[0] != self.row["stamp"]:
+            audited = self.row["digests"].reshape(2, DIGEST)[int(scale != 1)].tobytes()
+            if digest(whole) != audited:
+                raise ImageError(f"{file.name} has changed since the run began: it has other pixels")
         return image
 
-    def _check(self, file: ImageFile, whole: Image, image: Image, size: tuple[int, int], audited: bytes) -> None:
-        # Hashing takes as long as decoding a JPEG: only where size or time of the file say that it was written since.
-        if image.shape[:2] == size and (
-            stamp_of(self.image, self.lr_image)[0] == self.stamp or digest(whole) == audited
-        ):
-            return
-        raise ImageError(f"{file.name} has changed since the run began: {_sizes(image, size)}")
 
+@dataclass(frozen=True)
+class Photographs:
+    """Photographs in their order.
 
-def _sizes(image: Image, size: tuple[int, int]) -> str:
-    if image.shape[:2] == size:
-        return "it has other pixels"
-    return f"it is {image.shape[1]}x{image.shape[0]}, it was {size[1]}x{size[0]}"
+    Attributes:
+        images, lr_images: their files; an empty path for a low-resolution one that is made on the fly.
+        rows: what is known of them, `ROW`.
+        weights: the share of each source in the samples, by its number; none or zeros for shares by area.
+    """
 
-
-class Photographs(Sequence[Photograph]):
-    """Photographs in order, and the share of each source in the samples (`weights` by number; none: by area)."""
-
-    def __init__(self, weights: Sequence[float] = ()) -> None:
-        self.images, self.lr_images = ImageList(), ImageList()
-        self.columns = {name: array(kind) for name, kind in COLUMNS.items()}
-        self.digests = bytearray()
-        self.weights = tuple(weights)
-
-    def append(self, photograph: Photograph) -> None:
-        """Add a photograph."""
-        image, lr_image, *values, digests = photograph
-        self.images.append(image)
-        self.lr_images.append(lr_image or ImageFile(Path()))
-        for column, value in zip(self.columns.values(), values, strict=True):
-            column.append(value)
-        self.digests += digests
+    images: ImageList
+    lr_images: ImageList
+    rows: NDArray[Any]
+    weights: tuple[float, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
 
-    @overload
-    def __getitem__(self, index: int) -> Photograph: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Photograph]: ...
-
-    def __getitem__(self, index: int | slice) -> Photograph | list[Photograph]:
-        if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(len(self)))]
-        number = range(len(self))[index]
+    def __getitem__(self, number: int) -> Photograph:
         lr_image = self.lr_images[number]
-        values: list[Any] = [column[number] for column in self.columns.values()]
-        digests = bytes(self.digests[2 * DIGEST * number : 2 * DIGEST * (number + 1)])
-        return Photograph._make((self.images[number], lr_image if lr_image.path.name else None, *values, digests))
+        return Photograph(self.images[number], lr_image if lr_image.path.name else None, self.rows[number])
 
     @property
     def areas(self) -> NDArray[np.int64]:
         """Pixels of each."""
-        heights, widths = (np.frombuffer(self.columns[name], np.int32) for name in ("heights", "widths"))
-        return heights.astype(np.int64) * widths
+        return self.rows["height"].astype(np.int64) * self.rows["width"]
 
     def fingerprint(self) -> str:
         """A hash of the training set, pixels and order: what (seed, step, index) draws from."""
         found = blake2b(digest_size=16)
-        for start in range(0, len(self.digests), 2 * DIGEST):
-            one = bytes(self.digests[start : start + 2 * DIGEST])
-            found.update((one if any(one[DIGEST:]) else one[:DIGEST]).hex().encode())
+        for row in self.rows["digests"]:
+            found.update((row if row[DIGEST:].any() else row[:DIGEST]).tobytes().hex().encode())
         return found.hexdigest()
 
     def sampling_weights(self) -> NDArray[np.int64]:
@@ -131,41 +106,31 @@ class Photographs(Sequence[Photograph]):
 
         A source without photographs takes no part.
         """
-        areas = self.areas
+        areas, sources = self.areas, self.rows["source"]
         if not any(self.weights):
             return areas
-        sources = np.frombuffer(self.columns["sources"], np.int16)
         totals = np.bincount(sources, areas, len(self.weights))
         shares = np.divide(self.weights, totals, out=np.zeros(len(self.weights)), where=totals > 0)
         scaled = areas * shares[sources]
         return np.maximum(1, np.rint(scaled / scaled.sum() * 2**52)).astype(np.int64)
 
     def save(self, path: Path) -> None:
-        """Write the columns, whole or not at all."""
-        columns: dict[str, Any] = {
-            name: np.frombuffer(column, column.typecode) for name, column in self.columns.items()
-        }
-        for prefix, files in (("", self.images), ("lr_", self.lr_images)):
-            columns |= {prefix + name: np.frombuffer(getattr(files, name), kind) for name, kind in NAMES.items()}
+        """Write all but the weights, whole or not at all."""
+        lists = zip(LISTS, (self.images.to_arrays(), self.lr_images.to_arrays()), strict=True)
+        columns: dict[str, Any] = {f"{one} {name}": array for one, found in lists for name, array in found.items()}
         with atomic_write(path) as file:
-            np.savez(file, **columns, digests=np.frombuffer(self.digests, np.uint8))
+            np.savez(file, rows=self.rows, **columns)
 
     @classmethod
-    def load(cls, path: Path, weights: Sequence[float] = ()) -> "Photographs | None":
+    def load(cls, path: Path) -> "Photographs | None":
         """Read what `save` wrote; None if there is none, or a damaged one."""
-        found = cls(weights)
         try:
-            with np.load(path) as file:
-                for name, column in found.columns.items():
-                    column.frombytes(file[name].tobytes())
-                for prefix, files in (("", found.images), ("lr_", found.lr_images)):
-                    files.names = bytearray(file[prefix + "names"])
-                    for name, kind in list(NAMES.items())[1:]:
-                        setattr(files, name, array(kind, file[prefix + name].tobytes()))
-                found.digests = bytearray(file["digests"])
+            with np.load(path) as found:
+                lists = ({name.split()[1]: found[name] for name in found if name.split()[0] == one} for one in LISTS)
+                images, lr_images = map(ImageList.from_arrays, lists)
+                return cls(images, lr_images, found["rows"])
         except (OSError, ValueError, KeyError, BadZipFile):
             return None
-        return found
 
 
 def digest(image: Image) -> bytes:
