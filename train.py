@@ -38,7 +38,7 @@ from image_data.sources import DataError
 from image_data.workers import usable_cores
 from models.team08_HATFreq import HATFreq
 from models.team08_HATFreq.image_io import ImageError
-from models.team08_HATFreq.system import slow_bf16
+from models.team08_HATFreq.system import available_memory, slow_bf16
 from models.team08_HATFreq.weights import WeightsError, load_weights, save_weights
 from training.audit import Audit, audit, default_cache, resume
 from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
@@ -103,12 +103,10 @@ class Run:
 
     @property
     def device(self) -> torch.device:
-        """Where this process computes."""
         return self.world.device
 
     @property
     def folder(self) -> Path:
-        """The run folder."""
         return Path(self.config.out)
 
     @property
@@ -265,8 +263,9 @@ def prepare_data(run: Run, sets: list[ValidationSet]) -> tuple[Patches, Audit]:
             "no training image equals a validation image, turned or mirrored ones included; copies that were cropped, "
             "resized or compressed are found by data_curation.deduplicate (docs/training.md)"
         )
-    if config.cache_gb and (count := patches.keep_decoded(config.cache_gb)):
-        say(f"{count} of them are kept decoded in memory (--cache_gb {config.cache_gb:g})")
+    room = min(config.cache_gb, available_memory(torch.device("cpu")) / 2e9)  # no more than half of what is free
+    if count := patches.keep_decoded(room):
+        say(f"{count} of them are kept decoded in memory (--cache_gb, {room:.2g} GB)")
     return patches, found
 
 

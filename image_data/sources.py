@@ -93,7 +93,6 @@ class ImageList(Sequence[ImageFile]):
             self.append(image)
 
     def append(self, image: ImageFile) -> None:
-        """Add an image file."""
         self.add(f"{image.path}\0{image.member}" if image.member else str(image.path), image.offset, image.size)
 
     def add(self, name: str, offset: int = 0, size: int = 0) -> None:
@@ -119,13 +118,11 @@ class ImageList(Sequence[ImageFile]):
         return isinstance(other, Sequence) and list(self) == list(other)
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """The arrays, for a file."""
         kinds = {"names": np.uint8, "ends": np.int64, "offsets": np.int64, "sizes": np.int64}
         return {name: np.frombuffer(getattr(self, name), kind) for name, kind in kinds.items()}
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, NDArray[Any]]) -> "ImageList":
-        """What `to_arrays` gave."""
         images = cls()
         images.names += arrays["names"].tobytes()
         for name in ("ends", "offsets", "sizes"):

@@ -42,7 +42,6 @@ class Cut:
 
     @property
     def folders(self) -> list[Path]:
-        """Where it writes."""
         return [self.out, *([self.out_lr] if self.out_lr else [])]
 
     def places(self, height: int, width: int) -> list[tuple[int, int]]:

@@ -1,8 +1,8 @@
 """Make training sets ready: sub-images, lists and tar shards. What is there already is passed over.
 
-    python scripts/prepare_data.py sub-images datasets/DIV2K/DIV2K_train_HR --out datasets/DIV2K_sub
-    python scripts/prepare_data.py list 'datasets/ImageNet/train/**' --min_side 256 --out datasets/ImageNet/train.txt
-    python scripts/prepare_data.py shards datasets/ImageNet/train.txt --out datasets/ImageNet/shards
+    python -m scripts.prepare_data sub-images datasets/DIV2K/DIV2K_train_HR --out datasets/DIV2K_sub
+    python -m scripts.prepare_data list 'datasets/ImageNet/train/**' --min_side 256 --out datasets/ImageNet/train.txt
+    python -m scripts.prepare_data shards datasets/ImageNet/train.txt --out datasets/ImageNet/shards
 
 Images are named as for train.py: folders, `folder/**`, lists, tar shards. See docs/data.md.
 """
@@ -17,8 +17,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm import tqdm
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from image_data.headers import Header, read_headers
 from image_data.pairs import match_lr
@@ -35,7 +33,6 @@ EXPECTED = {
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     cut = commands.add_parser("sub-images", help="cut photographs into overlapping sub-images")
@@ -81,14 +78,12 @@ def sub_images(images: list[ImageFile], args: argparse.Namespace) -> str:
 
 def list_images(images: list[ImageFile], args: argparse.Namespace) -> str:
     """List; returns what was listed. Small images are counted and left out."""
-    headers = headers_of(images)
-    settle([(image, header.fault) for image, header in zip(images, headers, strict=True) if header.fault], args)
-    readable = [(image, header) for image, header in zip(images, headers, strict=True) if not header.fault]
-    large = [(image, header) for image, header in readable if min(header.height, header.width) >= args.min_side]
+    found = readable(images, args)
+    large = [(image, header) for image, header in found if min(header.height, header.width) >= args.min_side]
     base = args.out.parent.resolve()
     about = f"{len(large)} images of {' '.join(args.images)}; shortest side at least {args.min_side} pixels"
     write_list(args.out, [line_of(image, base) for image, _ in large], about)
-    small, size = len(readable) - len(large), sum(header.size for _, header in large)
+    small, size = len(found) - len(large), sum(header.size for _, header in large)
     return (
         f"{len(large):,} images listed in {args.out}, {size / 1e9:.2f} GB, "
         f"{small:,} left out as smaller than {args.min_side} pixels"
@@ -97,20 +92,21 @@ def list_images(images: list[ImageFile], args: argparse.Namespace) -> str:
 
 def make_shards(images: list[ImageFile], args: argparse.Namespace) -> str:
     """Pack what can be read by its header; returns what was packed."""
-    headers = headers_of(images)
-    settle([(image, header.fault) for image, header in zip(images, headers, strict=True) if header.fault], args)
-    readable = [(image, header) for image, header in zip(images, headers, strict=True) if not header.fault]
-    planned = plan([i for i, _ in readable], [h for _, h in readable], args.out, round(args.shard_gb * 1e9))
+    found = readable(images, args)
+    planned = plan([i for i, _ in found], [h for _, h in found], args.out, round(args.shard_gb * 1e9))
     packed = list(tqdm(pack(planned), total=len(planned), unit="shard", disable=None))
-    about = f"{len(readable)} images of {' '.join(args.images)} in {len(packed)} shards"
+    about = f"{len(found)} images of {' '.join(args.images)} in {len(packed)} shards"
     write_list(args.out / "shards.txt", [shard.path.name for shard in packed], about)
     size = sum(shard.path.stat().st_size for shard in packed)
-    return f"{len(readable):,} images in {len(packed)} shards in {args.out}, {size / 1e9:.2f} GB"
+    return f"{len(found):,} images in {len(packed)} shards in {args.out}, {size / 1e9:.2f} GB"
 
 
-def headers_of(images: list[ImageFile]) -> list[Header]:
-    """All headers, with a bar on a terminal."""
-    return list(tqdm(read_headers(images), total=len(images), unit="image", disable=None))
+def readable(images: list[ImageFile], args: argparse.Namespace) -> list[tuple[ImageFile, Header]]:
+    """The images whose headers can be read; the others are settled."""
+    headers = tqdm(read_headers(images), total=len(images), unit="image", disable=None)
+    found = list(zip(images, headers, strict=True))
+    settle([(image, header.fault) for image, header in found if header.fault], args)
+    return [(image, header) for image, header in found if not header.fault]
 
 
 def settle(bad: list[tuple[ImageFile, str]], args: argparse.Namespace) -> None:
@@ -160,7 +156,6 @@ def line_of(image: ImageFile, base: Path) -> str:
 
 
 def warn(text: str) -> None:
-    """Print a warning beside the results."""
     print(f"warning: {text}", file=sys.stderr)
 
 

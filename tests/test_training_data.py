@@ -250,6 +250,7 @@ def bad_set(folder: Path) -> np.ndarray:
     """One good image and one of each kind of unusable ones; returns the evaluation image among them."""
     target = noise(40, 40, 9)
     write_png(folder / "good.png", noise(40, 40))
+    write_png(folder / "colourless.png", noise(40, 40)[..., :1].repeat(3, axis=2))
     write_png(folder / "evaluation.png", target)
     write_png(folder / "narrow.png", noise(40, 31))
     write_png(folder / "grey.png", noise(40, 40)[..., 0])
@@ -278,7 +279,7 @@ REASONS = {
 
 def test_audit_names_every_kind_of_unusable_image(tmp_path):
     target = bad_set(tmp_path)
-    with pytest.raises(DataError, match=r"^9 of 10 training images cannot be used; .*--bad_images skip") as error:
+    with pytest.raises(DataError, match=r"^9 of 11 training images cannot be used; .*--bad_images skip") as error:
         check([str(tmp_path)], excluded={digest(target): "Set5/0901"})
     for name, reason in REASONS.items():
         with pytest.raises(DataError, match=f"{name}: {reason}"):
@@ -289,13 +290,15 @@ def test_audit_names_every_kind_of_unusable_image(tmp_path):
 def test_audit_leaves_unusable_images_out_when_asked_to(tmp_path):
     target = bad_set(tmp_path)
     found = check([str(tmp_path)], excluded={digest(target): "Set5/0901"}, skip=True)
-    assert names(found) == ["good.png"]
+    assert names(found) == ["colourless.png", "good.png"]
     assert {Path(one.name).name for one in found.left_out} == set(REASONS)
     assert found.summary() == (
-        "1 training images, 0.0 megapixels, 1 left out (evaluation image), 1 left out (grey), 1 left out (too small), "
+        "2 training images, 0.0 megapixels, 1 of them colour files without colour, "
+        "1 left out (evaluation image), 1 left out (grey), 1 left out (too small), "
         "6 left out (unreadable)"
     )
     (tmp_path / "good.png").unlink()
+    (tmp_path / "colourless.png").unlink()
     with pytest.raises(DataError, match="9 of 9"):
         check([str(tmp_path)], excluded={digest(target): "Set5/0901"}, skip=True)
 

@@ -58,7 +58,9 @@ class Audit:
         pixels = int(self.photographs.areas.sum()) / 1e6
         kinds = Counter(one.kind for one in self.left_out)
         skipped = "".join(f", {count} left out ({kind})" for kind, count in sorted(kinds.items()))
-        return f"{len(self.photographs)} training images, {pixels:.1f} megapixels{skipped}"
+        colourless = int((self.photographs.rows["grey"] == 2).sum())
+        note = f", {colourless} of them colour files without colour" if colourless else ""
+        return f"{len(self.photographs)} training images, {pixels:.1f} megapixels{note}{skipped}"
 
 
 def audit(sources: Sequence[Source], patch: int, excluded: dict[bytes, str], skip: bool, cache: Path | None) -> Audit:
@@ -223,8 +225,8 @@ def _look(item: Files) -> Any:
     return np.array((0, *rgb.shape[:2], 0, grey, np.frombuffer(digests, np.uint8)), ROW)
 
 
-def _read(file: ImageFile) -> tuple[Image, bool]:
-    """uint8 `h w 3`, and whether the file holds grey samples."""
+def _read(file: ImageFile) -> tuple[Image, int]:
+    """uint8 `h w 3`, and what of it is grey (see `ROW`)."""
     try:
         if not stat.S_ISREG(file.path.stat().st_mode):
             raise ImageError(f"{file.name} is not a file that can be read: take it out of the folder")
@@ -234,7 +236,8 @@ def _read(file: ImageFile) -> tuple[Image, bool]:
     picture = read_picture(file.name, content)
     if picture.alpha is not None:
         raise ImageError(f"{file.name} is partly transparent: flatten it onto a background first")
-    return picture.rgb if picture.rgb.dtype == np.uint8 else file.read_rgb(), picture.grey
+    rgb = picture.rgb if picture.rgb.dtype == np.uint8 else file.read_rgb()
+    return rgb, 1 if picture.grey else 2 * bool((rgb == rgb[..., :1]).all())
 
 
 def _fault(image: ImageFile, found: Any, patch: int, excluded: dict[bytes, str]) -> LeftOut | None:
@@ -242,7 +245,7 @@ def _fault(image: ImageFile, found: Any, patch: int, excluded: dict[bytes, str])
     h, w = (int(found[side]) // SCALE * SCALE for side in ("height", "width"))
     if min(h, w) < patch * SCALE:
         return LeftOut(image.name, "too small", f"{w}x{h} pixels, a patch of {patch} needs {patch * SCALE}")
-    if found["grey"]:
+    if found["grey"] == 1:  # colour files without colour are used, as they always were: old runs hold them
         return LeftOut(image.name, "grey", "its samples are grey, which teaches nothing of colour")
     if name := excluded.get(found["digests"][:DIGEST].tobytes()):
         return LeftOut(image.name, "evaluation image", f"equals {name}")

@@ -119,7 +119,6 @@ class Patches(Dataset[Batch]):
         return Crop(number, orientation, top, left)
 
     def sampling_hash(self) -> str:
-        """A hash of how often each photograph is drawn."""
         return blake2b(self.ends.tobytes(), digest_size=16).hexdigest()
 
     def files_at(self, step: int, batch: int) -> list[str]:
@@ -225,7 +224,6 @@ class _Worker:
 
 
 def collate(samples: list[Batch]) -> Batch:
-    """Batches as one."""
     region, lq, has_lq = (torch.cat(parts) for parts in zip(*(sample[:3] for sample in samples), strict=True))
     faults = tuple(fault for sample in samples for fault in sample.faults)
     return Batch(region, lq, has_lq, faults, any(sample.lost for sample in samples))

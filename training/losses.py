@@ -56,5 +56,4 @@ def parse_loss(items: tuple[str, ...]) -> dict[str, float]:
 
 
 def total_loss(weights: Mapping[str, float], sr: Tensor, gt: Tensor) -> Tensor:
-    """The weighted sum of the losses named."""
     return torch.stack([weight * LOSSES[name](sr, gt) for name, weight in weights.items()]).sum()

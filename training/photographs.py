@@ -19,9 +19,17 @@ Image = NDArray[np.uint8]
 DIGEST = 16  # bytes of a hash of pixels
 LISTS = ("images", "lr_images")
 # What is known of an image and its low-resolution one: hash of the files (`stamp_of`), size in pixels, number of the
-# source, whether its samples are grey, hashes of the pixels of both (zeros for what is not there).
+# source, whether it is a file of grey samples (1) or of colour samples that are grey (2), hashes of the pixels of both
+# (zeros for what is not there).
 ROW = np.dtype(
-    [("stamp", "u8"), ("height", "i4"), ("width", "i4"), ("source", "i2"), ("grey", "?"), ("digests", "u1", 2 * DIGEST)]
+    [
+        ("stamp", "u8"),
+        ("height", "i4"),
+        ("width", "i4"),
+        ("source", "i2"),
+        ("grey", "u1"),
+        ("digests", "u1", 2 * DIGEST),
+    ]
 )
 
 
@@ -91,7 +99,6 @@ class Photographs:
 
     @property
     def areas(self) -> NDArray[np.int64]:
-        """Pixels of each."""
         return self.rows["height"].astype(np.int64) * self.rows["width"]
 
     def fingerprint(self) -> str:

@@ -57,7 +57,6 @@ class Losses:
         self.latest = math.nan
 
     def add(self, step: int, loss: Tensor) -> None:
-        """Take the loss of the step with this number."""
         self.waiting.append((step, loss))
         if len(self.waiting) >= self.room:
             self.read()
