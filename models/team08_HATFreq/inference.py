@@ -19,8 +19,8 @@ from .weights import LoadedWeights, build, describe_config, load, preset_name
 
 Precision = Literal["fp32", "bf16"]
 
-# Bytes that a pass takes at most for each LR pixel of tiles from 64x64 on, on the CPU, with AVX2 and with AVX-512 and one
-# thread or two: `light` measured on both, the others on AVX-512 and raised by a fifth. A GPU is given half as much again,
+# Bytes that a pass takes at most for each LR pixel of tiles from 64x64 on, on the CPU: `light` measured with AVX2 and
+# AVX-512 on one thread and two, the others with AVX-512 and raised by a fifth. A GPU is given half as much again,
 # unmeasured.
 BYTES_PER_PIXEL: dict[str, dict[str, int]] = {
     "light": {"fp32": 5_000, "bf16": 5_000},
