@@ -58,7 +58,7 @@ def test_a_file_runs_in_onnxruntime_on_any_size(tmp_path: Path, root: Path) -> N
     export_onnx.main(["--weights", str(tmp_path / "w.safetensors"), "--out", str(tmp_path / "w.onnx")])
     content = (tmp_path / "w.onnx").read_bytes()
     sizes = [(1, 16, 16), (3, 19, 23), (1, 40, 33), (1, 8, 8), (1, 1, 1), (2, 3, 20)]
-    assert export_onnx.largest_difference(content, model, sizes) < 1e-5
+    assert export_onnx.largest_difference(content, model, sizes) < 5e-5  # other processors sum in another order
     check_interface(content, root)
     # Another network's graph is no match, and leaves no file.
     with pytest.MonkeyPatch.context() as patch:
