@@ -108,3 +108,16 @@ def test_a_result_that_is_not_finite_is_a_difference(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(export_onnx, "session_of", lambda content: Session())
     assert export_onnx.largest_difference(b"", network()) == np.inf
+
+
+def test_tiles_with_numpy_alone_cover_the_picture_once() -> None:
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (pip install .[onnx])")
+    from integrations import onnx_tiles
+
+    class Nearest:
+        def run(self, names: object, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+            return [feeds["lq"].repeat(4, 2).repeat(4, 3)]
+
+    for shape in ((5, 7, 3), (256, 300, 3), (700, 257, 3)):
+        rgb = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+        np.testing.assert_array_equal(onnx_tiles.enlarge(Nearest(), rgb), rgb.repeat(4, 0).repeat(4, 1))
