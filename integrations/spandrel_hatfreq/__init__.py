@@ -1,25 +1,31 @@
 """HATFreq for spandrel (https://github.com/chaiNNer-org/spandrel), so that programs built on it open our files.
 
-    from integrations.spandrel_hatfreq import install
+    import spandrel_hatfreq  # registers it; in this repository: from integrations import spandrel_hatfreq
     from spandrel import ModelLoader
 
-    install()
-    model = ModelLoader().load_from_file("model_zoo/team08_HATFreq/hatfreq_light_x4.safetensors")
+    model = ModelLoader().load_from_file("hatfreq_light_x4.safetensors")
     sr = model(lq)  # float 1 3 h w in [0, 1]
 
 The shape is read off the tensors. A HATFreq is a HAT with `layers.i.freq.*`; a file without them is a HAT, and stays
 spandrel's. What tensors do not tell: a network that was trained with `frequency="identity"`, the ablation's control,
-has the tensors of `both` and is opened as such. A `light` without frequency blocks is opened by nobody: spandrel's HAT
-has no `pixelshuffledirect`, and to take every file with that key for ours would be to guess what it adds up.
+has the tensors of `both` and is opened as such. A `light` without frequency blocks is not opened: spandrel's HAT has no
+`pixelshuffledirect`, and to take every file with that key for ours would be to guess what it adds up.
 """
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 from spandrel import MAIN_REGISTRY, Architecture, ArchSupport, ImageModelDescriptor, ModelTiling, SizeRequirements
 
-from models.team08_HATFreq import HATConfig, HATFreq
-from models.team08_HATFreq.weights import WeightsError, describe, preset_name
+try:
+    if "models.team08_HATFreq" in sys.modules:  # this repository is at work, not the package made from it
+        raise ModuleNotFoundError
+    from hatfreq import HATConfig, HATFreq
+    from hatfreq.weights import WeightsError, describe, preset_name
+except ModuleNotFoundError:
+    from models.team08_HATFreq import HATConfig, HATFreq
+    from models.team08_HATFreq.weights import WeightsError, describe, preset_name
 
 
 class HATFreqArchitecture(Architecture[HATFreq]):
@@ -71,3 +77,6 @@ def is_hatfreq(state_dict: Mapping[str, Any]) -> bool:
 def install() -> None:
     """Make HATFreq known to `spandrel.ModelLoader`; a second call changes nothing."""
     MAIN_REGISTRY.add(ArchSupport.from_architecture(HATFreqArchitecture(), before=("HAT",)), ignore_duplicates=True)
+
+
+install()
