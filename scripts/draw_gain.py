@@ -1,6 +1,6 @@
 """The README's first picture: details of the demo's photographs by bicubic, by HATFreq and as they were.
 
-    bash scripts/demo.sh && python -m scripts.draw_gain docs/images/gain.jpg
+bash scripts/demo.sh && python -m scripts.draw_gain docs/images/gain.jpg
 """
 
 import io
