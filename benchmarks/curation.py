@@ -236,7 +236,7 @@ def measure_copies(args: argparse.Namespace) -> None:
             "wrongly_removed": f"{len(wrong)} of {len(photographs)} photographs ({len(wrong) / len(photographs):.2%}): "
             f"{', '.join(wrong) or 'none'}",
             "removed_within_the_pool": f"{', '.join(within) or 'none'} (true: {', '.join(sorted(TRUE_WITHIN_POOL))})",
-            "highest_shares_of_photographs": sorted((round(highest[str(path)], 3) for path in photographs))[:-6:-1],
+            "highest_shares_of_photographs": sorted(round(highest[str(path)], 3) for path in photographs)[:-6:-1],
             "least_share": f"{MIN_SHARE} in the code, {fitted:.2f} fitted on the first half; at that, of the second half "
             f"{_percent(sum(share >= fitted for share in others), len(others))} of all copies are removed and "
             f"{sum(highest[str(path)] >= fitted for path in second)} of {len(second)} photographs",

@@ -38,11 +38,10 @@ from data_curation.features import (
     read_settings,
     write_shard,
 )
-from image_data.sources import DataError, ImageFile, expand
+from image_data.sources import MAX_LISTED, DataError, ImageFile, expand
 from models.team08_HATFreq.system import write_bytes
 
 BATCHES_AHEAD = 4  # decoded images kept waiting for the encoder, in batches
-MAX_LISTED = 10  # unreadable images shown of a shard
 
 
 def images_of(words: Sequence[str]) -> list[ImageFile]:
