@@ -271,6 +271,43 @@ def integrations(result: Result) -> list[Table]:
     return [Table(head, quality), Table(["LR pixels", "way", "peak, MB"], memory)]
 
 
+def curation_copies(result: Result) -> list[Table]:
+    """Planted copies by kind: the share that was found, of all and of the half on which nothing was fitted."""
+    head = ["copy", "planted", "HR known", "its second half", "LR known", "its second half", "removed, both known"]
+    keys = {"hr": "planted", "hr_second": "planted_second", "lr": "planted", "lr_second": "planted_second",
+            "removed": "planted"}  # fmt: skip
+    tables = []
+    for held_out, title in ((False, "Kinds that the method was chosen on"), (True, "Kinds held out")):
+        rows = [row for row in result["rows"] if row["held_out"] == held_out]
+        cells = [[row["copy"], str(row["planted"]), *(percent(row[key], row[of]) for key, of in keys.items())]
+                 for row in rows]  # fmt: skip
+        tables.append(Table(head, cells, title))
+    return tables
+
+
+def percent(count: int, total: int) -> str:
+    """`99.2%`, or nothing of nothing."""
+    return f"{count / total:.1%}" if total else ""
+
+
+def curation_cost(result: Result) -> list[Table]:
+    """CPU time of deduplication's steps."""
+    rows = [[r["step"], f"{r['count']:,}", f"{1000 * r['cpu_seconds'] / r['count']:.2f}", gibibytes(r["peak_bytes"])]
+            for r in result["rows"]]  # fmt: skip
+    return [Table(["step", "count", "CPU ms each", "peak, GiB"], rows)]
+
+
+def curation_select(result: Result) -> list[Table]:
+    """Selection beside numpy and faiss."""
+    rows = [[r["way"], f"{r['seconds']:.1f}", gibibytes(r["peak_bytes"]), str(r["differ"])] for r in result["rows"]]
+    return [Table(["way", "seconds", "peak, GiB", "chosen otherwise"], rows)]
+
+
+def gibibytes(count: int | None) -> str:
+    """`0.98`, or nothing where it was not measured."""
+    return f"{count / 2**30:.2f}" if count else ""
+
+
 def unique(values: Any) -> list[Any]:
     """Each value once, in the order of their first appearance."""
     return list(dict.fromkeys(values))
@@ -279,5 +316,5 @@ def unique(values: Any) -> list[Any]:
 TABLES: dict[str, Callable[[Result], list[Table]]] = {
     one.__name__: one
     for one in (quality, ablation, selection, speed_forward, speed_step, speed_count, memory, memory_image, folder,
-                integrations)
+                integrations, curation_copies, curation_cost, curation_select)
 }  # fmt: skip

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from curation import PHOTOGRAPHS, photograph, write_features, write_images
 
-from benchmarks.planting import plant
+from benchmarks.curation import plant
 from data_curation import report, select
 from data_curation.dedup import run as dedup_run
 from data_curation.features import Features

@@ -25,6 +25,10 @@ def test_links_and_commands_lead_somewhere(path: Path) -> None:
         assert place.exists(), f"{path.name} links to {target}"
         assert not anchor or anchor in anchors(place), f"{path.name} links to {target}#{anchor}"
     for module, script in COMMAND.findall(text):
-        place = ROOT / (script or f"{module.replace('.', '/')}.py")
+        places = (
+            [ROOT / script]
+            if script
+            else [ROOT / f"{module.replace('.', '/')}{end}" for end in (".py", "/__main__.py")]
+        )
         own = script or (ROOT / module.split(".")[0]).is_dir()
-        assert not own or place.exists(), f"{path.name} runs {script or module}"
+        assert not own or any(place.exists() for place in places), f"{path.name} runs {script or module}"

@@ -14,14 +14,14 @@ from safetensors.torch import save_file
 import train
 from benchmarks import selection, short_runs
 from benchmarks.selection import choose, halves, middle
-from data_curation import deduplicate, embed, select
+from data_curation import dedup, embed, select
 from models.team08_HATFreq import HATFreq, override
 from models.team08_HATFreq.image_io import read_rgb, write_png
 from models.team08_HATFreq.network import PRESETS
 from models.team08_HATFreq.weights import save_weights
 from utils.resize import imresize
 
-MODULES = {"data_curation.embed": embed, "data_curation.deduplicate": deduplicate, "data_curation.select": select}
+MODULES = {"data_curation.embed": embed, "data_curation.dedup": dedup, "data_curation.select": select}
 TINY = {"embed_dim": 12, "depths": (1, 1), "num_heads": (2, 2), "squeeze_factor": 6}
 
 
