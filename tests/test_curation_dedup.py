@@ -452,3 +452,14 @@ def test_the_known_overlaps_are_found(shared, tmp_path):
         evaluation = [bench / "Set5" / side / f"img_00{number}{suffix}.png" for number in (3, 5)]
         run(pool, write_features(tmp_path / f"test_{side}", evaluation), tmp_path / side)
         assert sorted(removed(tmp_path / side)) == ["302003", "img_011"]
+
+
+@pytest.mark.slow
+def test_photographs_that_are_no_copies_stay(shared, tmp_path):
+    """Of 150 photographs none may go: the bar is 0.2 %. benchmarks/curation.py takes them all."""
+    photographs = sorted((shared / "data" / "train" / "bsds-sun").iterdir())[::2][:150]
+    bench = shared / "data" / "bench"
+    evaluation = [*sorted((bench / "Set14" / "HR").iterdir())[:7], *sorted((bench / "Set14" / "LRbicx4").iterdir())[7:]]
+    pool = write_features(tmp_path / "pool", photographs)
+    run(pool, write_features(tmp_path / "test", evaluation), tmp_path / "out", "--keep_pool_duplicates")
+    assert len(photographs) == 150 and removed(tmp_path / "out") == []
