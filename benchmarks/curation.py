@@ -43,8 +43,6 @@ from models.team08_HATFreq.system import write_bytes
 SETS = ("Set5", "Set14", "BSD100")
 MAX_WRONG = 0.002  # of the photographs
 KNOWN = "302003"  # the BSDS training photograph that Set5's woman is
-# Crops of one photograph from two collections, turned by 180 degrees: true duplicates that the command found.
-TRUE_WITHIN_POOL = {"0201_pop_0.jpg", "0201_pop_1.jpg", "0201_pop_3.jpg"}
 PACKAGES = ("numpy", "opencv-python-headless", "faiss-cpu")
 DIMENSION, QUERIES, NEIGHBOURS, SHARD, CHOSEN = 768, 100, 100, 100_000, 10_000  # of `select`
 
@@ -465,14 +463,12 @@ class Judged:
         return self.share if self.agreeing >= MIN_AGREEING and self.common >= MIN_LEAK else 0.0
 
 
-def plant_all(sources: list[Path], photographs: list[Path], folder: Path, held_out_step: int) -> list[Copy]:
-    """Write a copy of every kind of every evaluation image, and the known one; what is there is kept."""
+def plant_all(sources: list[Path], photographs: list[Path], folder: Path, step: int, held_out_step: int) -> list[Copy]:
+    """Write copies of every kind of every `step`-th evaluation image, and the known one; what is there is kept."""
     folder.mkdir(parents=True, exist_ok=True)
     copies = []
     for place, kind in enumerate([*KINDS, *HELD_OUT]):
-        for number, source in enumerate(sources):
-            if kind in HELD_OUT and number % held_out_step:
-                continue
+        for number, source in list(enumerate(sources))[:: step * (held_out_step if kind in HELD_OUT else 1)]:
             path = folder / f"{kind.replace(' ', '_')}_{number:03}.png"
             if not path.exists():
                 other = read_rgb(photographs[(7 * number + place) % len(photographs)])
@@ -493,23 +489,22 @@ def run_commands(work: Path, workers: int, pool: list[Path], sides: dict[str, li
         write_bytes(work / f"{name}.txt", "".join(f"{path}\n" for path in images).encode())
         words = [str(work / f"{name}.txt"), "--out", str(work / f"features_{name}")]
         embed.main([*words, "--downscale", "1" if name == "lr" else "4", *encoder])
-    words = ["--pool", str(work / "features_pool"), "--evaluation"]
+    words = ["--pool", str(work / "features_pool"), "--keep_pool_duplicates", "--evaluation"]
     words += [str(work / f"features_{side}") for side in sides]
     dedup.main([*words, "--out", str(work / "duplicates"), "--workers", str(workers)])
     return work / "duplicates" / "duplicates.csv"
 
 
-def read_pairs(path: Path) -> tuple[dict[tuple[str, str], Judged], dict[str, str]]:
-    """Of duplicates.csv: (image, evaluation image) -> what was judged, and image -> the side it was removed for."""
-    pairs, removed = {}, {}
+def read_pairs(path: Path) -> dict[tuple[str, str], Judged]:
+    """Of duplicates.csv: (image, evaluation image) -> what was judged."""
     with path.open(newline="") as file:
-        for row in csv.DictReader(file):
-            if row["decision"] == REMOVED:
-                removed.setdefault(row["pool"], row["side"])
-            if row["side"] == "evaluation":
-                bars = float(row["agreeing_share"]), int(row["agreeing_pixels"]), float(row["common_area"])
-                pairs[row["pool"], row["partner"]] = Judged(*bars, row["decision"] == REMOVED)
-    return pairs, removed
+        return {
+            (row["pool"], row["partner"]): Judged(
+                float(row["agreeing_share"]), int(row["agreeing_pixels"]), float(row["common_area"]),
+                row["decision"] == REMOVED,
+            )
+            for row in csv.DictReader(file)
+        }  # fmt: skip
 
 
 def fitted_threshold(copies: list[float], innocents: list[float]) -> float:
@@ -523,7 +518,7 @@ def fitted_threshold(copies: list[float], innocents: list[float]) -> float:
 
 
 def count_found(
-    copies: list[Copy], sides: dict[str, list[Path]], pairs: dict[tuple[str, str], Judged], removed: dict[str, str]
+    copies: list[Copy], sides: dict[str, list[Path]], pairs: dict[tuple[str, str], Judged], removed: set[str]
 ) -> list[Row]:
     """A row a kind: how many copies were found to be of the image that they were made from."""
     rows = []
@@ -546,13 +541,14 @@ def measure_copies(args: argparse.Namespace) -> None:
     Raises:
         SystemExit: more photographs than MAX_WRONG were removed.
     """
-    sources = [path for name in SETS for path in list_images(BENCH / name / "HR")][:: args.step]
+    sources = [path for name in SETS for path in list_images(BENCH / name / "HR")]
     folders = sorted(path for path in (BENCH.parent / "train").iterdir() if path.is_dir())
-    photographs = [path for folder in folders for path in list_images(folder)][:: args.step]
-    copies = plant_all(sources, photographs, args.work / "planted", args.held_out_step)
+    photographs = [path for folder in folders for path in list_images(folder)]
+    copies = plant_all(sources, photographs, args.work / "planted", args.step, args.held_out_step)
     sides = {"hr": sources, "lr": [path.parents[1] / "LRbicx4" / f"{path.stem}x4.png" for path in sources]}
     pool = [*photographs, *(copy.path for copy in copies)]
-    pairs, removed = read_pairs(run_commands(args.work, args.workers, pool, sides))
+    pairs = read_pairs(run_commands(args.work, args.workers, pool, sides))
+    removed = {image for (image, _), judged in pairs.items() if judged.removed}
 
     highest: dict[str, float] = defaultdict(float)  # share of an image with any evaluation image
     for (image, _), judged in pairs.items():
@@ -561,19 +557,19 @@ def measure_copies(args: argparse.Namespace) -> None:
     known = [share for share, copy in zip(planted, copies, strict=True) if copy.source % 2 == 0]
     unseen = [share for share, copy in zip(planted, copies, strict=True) if copy.source % 2]
     fitted = fitted_threshold(known, innocent[::2])
-    wrong, within = ([path.name for path in photographs if removed.get(str(path)) == side]
-                     for side in ("evaluation", "pool"))  # fmt: skip
+    wrong = [path.name for path in photographs if str(path) in removed]
     notes = [
         f"photographs removed wrongly: {len(wrong)} of {len(photographs)} ({len(wrong) / len(photographs):.2%}) "
         f"{', '.join(wrong)}",
-        f"photographs removed within the pool: {', '.join(within) or 'none'}; true duplicates there: "
-        f"{', '.join(sorted({path.name for path in photographs} & TRUE_WITHIN_POOL)) or 'none'}",
         f"highest shares of photographs: {', '.join(f'{share:.2f}' for share in sorted(innocent)[:-6:-1])}",
         f"least share of a copy: {MIN_SHARE} in the code, {fitted:.2f} fitted on the first half; with the latter, of "
         f"the second half {sum(share >= fitted for share in unseen)} of {len(unseen)} copies go and "
         f"{sum(share >= fitted for share in innocent[1::2])} of {len(innocent[1::2])} photographs",
     ]
-    data = f"{len(copies)} copies of {len(sources)} images of {', '.join(SETS)} among {len(photographs)} photographs"
+    data = (
+        f"{len(copies)} copies of {len({copy.source for copy in copies})} images of {', '.join(SETS)} among "
+        f"{len(photographs)} photographs; {len(sources)} evaluation images"
+    )
     found = setting(args.argv, threads=args.workers, packages=PACKAGES, data=data, notes=notes)
     print(publish(args.out, "curation_copies", count_found(copies, sides, pairs, removed), found))
     if len(wrong) > MAX_WRONG * len(photographs):
@@ -729,8 +725,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--work", type=Path, help="folder for images and features (copies: needed; select: default a temporary one)")
     add("--out", type=Path, help="results file (default: benchmarks/results/curation_WHAT.json)")
     add("--workers", type=int, default=2, help="copies: processes (default %(default)s)")
-    add("--step", type=int, default=1, help="copies: every n-th image only")
-    add("--held_out_step", type=int, default=3, help="copies: held-out kinds of every n-th image (default %(default)s)")
+    add("--step", type=int, default=1, help="copies: planted of every n-th evaluation image")
+    add(
+        "--held_out_step",
+        type=int,
+        default=3,
+        help="copies: held-out kinds of every n-th of these",
+    )
     add("--count", type=int, default=100, help="cost: images (default %(default)s)")
     add("--sizes", type=int, nargs="+", default=[2000, 8000], help="cost: pools of random keypoints")
     add("--pool", type=int, default=2_000_000, help="select: embeddings (default %(default)s)")
