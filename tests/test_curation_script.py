@@ -48,7 +48,7 @@ def test_from_folders_to_the_list(root: Path, datasets: Path) -> None:
     environment |= {"ENCODER": f"--backbone alexnet --weights {datasets / 'a.safetensors'}", "SELECT": "--top_k 3"}
     environment |= {"OUT": str(datasets / "out"), "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
     command = ["bash", str(root / "scripts" / "build_data_ldcc.sh")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     removed = (datasets / "out" / "duplicates" / "removed.txt").read_text().splitlines()
     assert [Path(name).name for name in removed if not name.startswith("#")] == ["leak.jpg"]
