@@ -365,7 +365,7 @@ def test_killed_at_any_write_and_started_again_it_ends_with_the_same_bytes(mixed
 
 @pytest.mark.slow
 def test_killed_for_real_nothing_stays_alive_and_a_rerun_ends_with_the_same_bytes(mixed, undisturbed, tmp_path, root):
-    """The fork server and the workers used to stay for ever: every worker held the pipe that the others waited on."""
+    """The fork server and the workers used to stay alive: every worker held the pipe that the others waited on."""
     command_line = [sys.executable, "-m", "data_curation.dedup", *words(*mixed, tmp_path)[:-1], "2"]
     most = 0
     with subprocess.Popen(command_line, cwd=root, stdout=subprocess.DEVNULL, start_new_session=True) as process:
@@ -440,7 +440,7 @@ def test_damaged_work_is_done_again(mixed, undisturbed, tmp_path):
 
 
 def test_the_known_overlaps_are_found(shared, tmp_path):
-    """The BSDS photograph 302003 is Set5's woman; Set14's img_011 holds a part of Set5's butterfly, rendered anew."""
+    """The BSDS photograph 302003 is Set5's woman; Set14's img_011 holds a part of Set5's butterfly, in another rendition."""
     bench = shared / "data" / "bench"
     others = sorted((shared / "data" / "train" / "bsds-sun").iterdir())[:5]
     woman = plant(read_rgb(bench / "Set5" / "HR" / "img_005.png"), "recompressed", 1)

@@ -88,7 +88,7 @@ class Deduplication:
             findings += self._judged(found, self.pool, "pool")
         decide(findings, rank)
         if len(gone) == len(self.pool):
-            raise DataError(f"every image of {self.pool.folder} duplicates an evaluation image: it is no training pool")
+            raise DataError(f"every image of {self.pool.folder} duplicates an evaluation image: give a training pool")
         return findings
 
     def _judged(self, found: dict[Pair, Candidate], features: Features, kind: str) -> list[Finding]:

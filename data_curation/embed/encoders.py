@@ -129,7 +129,7 @@ def file_sha256(path: Path) -> str:
 
 @torch.inference_mode()
 def _dimension(network: Callable[[Tensor], Tensor], preprocess: Preprocess, device: torch.device) -> int:
-    """Length of an embedding, told by one image."""
+    """Length of an embedding, found by embedding one image."""
     return network(torch.zeros(1, 3, preprocess.crop, preprocess.crop, device=device)).shape[1]
 
 
