@@ -85,7 +85,7 @@ def read_sets(bench: Path, train: Path) -> dict[str, list[Pair]]:
         bench: folder with `Set14` and `BSD100`, each with `HR` and `LRbicx4`.
         train: folder that holds the folders named in `repeated.csv`.
     """
-    sets = {name: _read_set(bench / name) for name in ("Set14", "BSD100")}
+    sets = {name: read_set(bench / name) for name in ("Set14", "BSD100")}
     sets["Repeated"] = []
     for crop in read_crops():
         hr = read_image(train / crop.file)[crop.top : crop.top + CROP, crop.left : crop.left + CROP]
@@ -93,7 +93,7 @@ def read_sets(bench: Path, train: Path) -> dict[str, list[Pair]]:
     return sets
 
 
-def _read_set(folder: Path) -> list[Pair]:
+def read_set(folder: Path) -> list[Pair]:
     pairs = []
     for path in sorted((folder / "HR").iterdir()):
         lr = read_image(folder / "LRbicx4" / f"{path.stem}x4.png")
