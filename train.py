@@ -9,13 +9,13 @@ pictures (`samples/`), the checkpoints and the averaged weights: `last.safetenso
 validation PSNR.
 """
 
-import json
 import math
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,40 +29,36 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
 
 from evaluation.score import restore_uint8
-from image_data.mixture import Source, open_source
+from image_data.mixture import open_source
 from image_data.sources import DataError
+from image_data.workers import usable_cores
 from models.team08_HATFreq import HATFreq
 from models.team08_HATFreq.image_io import ImageError
+from models.team08_HATFreq.system import available_memory, slow_bf16
 from models.team08_HATFreq.weights import WeightsError, load_weights, save_weights
-from training.audit import Audit, audit, default_cache, fingerprint
+from training.audit import Audit, audit, default_cache, resume
 from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from training.config import (
-    ConfigError,
-    TrainConfig,
-    changed_settings,
-    check_same,
-    check_same_network,
-    config_dict,
-    model_config,
-    parse_arguments,
-    write_run_record,
-)
-from training.data import Batch, Patches, StepBatches, by_step, make_loader, to_pair
-from training.decoded import DecodedImages
+from training.config import ConfigError, TrainConfig, changed_settings, config_dict, model_config, parse_arguments
+from training.data import Batch, LoaderError, Patches, StepBatches, loading, to_pair
 from training.distributed import World, joined
-from training.ema import ExponentialMovingAverage
-from training.log import Log, write_left_out
+from training.lifetime import FolderError, PeerError, StopSignals, exit_with, owned
 from training.losses import parse_loss, total_loss
-from training.progress import REMEDY, Losses, NonFiniteError, Progress, StopSignals, Unreadable, say
-from training.samples import draw_samples
-from training.schedule import REPLAN_AFTER, Schedule, parse_finish_in, planned, resumed
-from training.validation import ValidationSet, digests, load_sets, validate
+from training.photographs import Photographs
+from training.run_log import REMEDY, Log, Losses, NonFiniteError, Progress, draw_samples, say, write_left_out
+from training.run_record import check_resume, finished_weights, init_file, write_run_record
+from training.schedule import Pace, Schedule, parse_finish_in, planned, resumed
+from training.step_memory import OutOfMemoryError, check_step_fits, explained
+from training.validation import ValidationSet, open_sets, read_sets, validate
 
 TIMED_OUT = 255  # beyond every signal's number
-FUSION = ".freq."  # in the names of the fusion blocks' weights
-EXPLAINED = (ConfigError, DataError, CheckpointError, ImageError, WeightsError, NonFiniteError, OSError)
+EXPLAINED = (
+    *(ConfigError, DataError, CheckpointError, ImageError, WeightsError, NonFiniteError, OSError),
+    *(FolderError, LoaderError, OutOfMemoryError, PeerError),
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -70,9 +66,10 @@ def main(argv: list[str] | None = None) -> int:
     started = time.monotonic()
     config = parse_arguments(argv)
     try:
-        with joined(config.device) as world:
-            if not world.main:
+        with joined(config.device, config.timeout_minutes) as world, ExitStack() as stack:
+            if not world.is_main:
                 sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the life of the process: only one speaks
+            world.from_main(lambda: stack.enter_context(owned(Path(config.out))))
             return train(config, world, started)
     except EXPLAINED as error:
         raise SystemExit(f"train.py: {error}") from error
@@ -91,36 +88,46 @@ class Run:
     world: World
     model: HATFreq
     network: nn.Module  # the model, wrapped where several processes train it together
-    ema: ExponentialMovingAverage
+    ema: AveragedModel
     optimiser: torch.optim.Adam
     schedule: Schedule
-    data: str = ""  # fingerprint of the training set
-    step: int = 0  # steps made
+    pace: Pace
+    loss_weights: dict[str, float]
     losses: list[float] = field(default_factory=list)  # since the last row of the log
+    step: int = 0  # steps made
     best_psnr: float = -math.inf
-    seconds: float = 0.0  # of training, over all starts
+    data: str = ""  # fingerprint of the training set
+    sampling: str = ""  # hash of how often each image is drawn; empty in older checkpoints
+    validation: str = ""  # hash of the validation sets; likewise
+    changes: dict[str, list[Any]] = field(default_factory=dict)  # what this start changed: before and now
 
     @property
     def device(self) -> torch.device:
-        """Where this process computes."""
         return self.world.device
 
     @property
     def folder(self) -> Path:
-        """The run folder."""
         return Path(self.config.out)
+
+    @property
+    def validation_due(self) -> bool:
+        """Whether the step just made is to be validated, and was not: a signal may have come in between."""
+        at_end = self.step >= self.schedule.end
+        return bool(self.losses) and (self.step % self.config.valid_every == 0 or at_end)
 
 
 def start(config: TrainConfig, world: World) -> Run:
     """A run before its first step (weights from the seed or from `--init`), or where its folder's checkpoint stands."""
     state, message = world.from_main(lambda: load_checkpoint(Path(config.out)))
+    config = settled(config, world, state)
+    changes: dict[str, list[Any]] = {}
     if state is not None:
-        check_same(state["config"], config)
-        check_same_network(state.get("network", {}), model_config(config))
+        changes = check_resume(state, config, model_config(config))
     elif parse_finish_in(config.finish_in)[0]:
         raise ConfigError(f"finish_in {config.finish_in} reshapes a run that has begun, and {config.out} holds none")
     torch.manual_seed(config.seed)
     model = HATFreq(model_config(config))
+    model.set_grad_checkpointing(config.checkpointing)
     if config.init and state is None:
         message = load_weights(model, Path(config.init))
     model.to(world.device).train()
@@ -128,64 +135,177 @@ def start(config: TrainConfig, world: World) -> Run:
     groups = parameter_groups(model, config.fusion_lr_scale)
     optimiser = torch.optim.Adam(groups, lr=config.lr, betas=(beta1, beta2), fused=True)
     schedule = planned(config.lr, config.min_lr, config.warmup, config.steps, config.milestones)
-    run = Run(config, world, model, model, ExponentialMovingAverage(model, config.ema), optimiser, schedule)
+    ema = moving_average(model, config.ema)
+    losses = parse_loss(config.loss)
+    run = Run(config, world, model, model, ema, optimiser, schedule, Pace(0, 0.0), losses, changes=changes)
     if state is not None:
-        go_on(run, state)
+        restore(run, state)
     elif config.finish_in:
         run.schedule = schedule.finishing(0, config.finish_in, 0.0)
     if world.size > 1:
-        run.network = DistributedDataParallel(model, [world.device] if world.device.type == "cuda" else None)
+        devices = [world.device] if world.device.type == "cuda" else None
+        # Buffers are constant; gradients live in the buckets that are exchanged, not a second time beside them.
+        run.network = DistributedDataParallel(model, devices, broadcast_buffers=False, gradient_as_bucket_view=True)
     if message:
         say(message)
+    for name in sorted(changes.keys() & {"steps", *config.change}):
+        say(f"changed on purpose: {name} from {changes[name][0]} to {changes[name][1]}")
     return run
+
+
+def settled(config: TrainConfig, world: World, state: dict[str, Any] | None) -> TrainConfig:
+    """The settings with `auto` and folders resolved; a resumed run keeps what it began with."""
+    if config.precision == "auto":
+        slow = world.from_main(lambda: slow_bf16(world.device))
+        chosen = state["config"]["precision"] if state else "fp32" if slow else "bf16"
+        config = replace(config, precision=chosen)
+    if config.precision == "bf16" and slow_bf16(world.device):
+        say("warning: this processor computes bf16 several times slower than fp32: give --precision fp32 (or auto)")
+    if config.init:
+        begun = state is not None  # then the weights are not read any more
+        init = init_file(config.init) if begun else world.from_main(lambda: str(finished_weights(config.init)))
+        config = replace(config, init=init)
+    return config
 
 
 def parameter_groups(model: HATFreq, fusion_lr_scale: float) -> list[dict[str, Any]]:
     """The weights as the optimiser takes them; the fusion blocks' apart where they have a rate of their own."""
     if fusion_lr_scale == 1:
         return [{"params": list(model.parameters())}]
-    fusion = [weight for name, weight in model.named_parameters() if FUSION in name]
-    others = [weight for name, weight in model.named_parameters() if FUSION not in name]
+    fusion = model.fusion_parameters()
+    others = [weight for name, weight in model.named_parameters() if name not in fusion]
     if not fusion:
         raise ConfigError("fusion_lr_scale is set and the network has no fusion blocks: choose another --frequency")
-    return [{"params": others}, {"params": fusion, "scale": fusion_lr_scale}]
+    return [{"params": others}, {"params": list(fusion.values()), "scale": fusion_lr_scale}]
 
 
-def go_on(run: Run, state: dict[str, Any]) -> None:
+def moving_average(model: HATFreq, decay: float) -> AveragedModel:
+    """The moving average of the weights (`.module`), which is what is validated and shipped.
+
+    Its decay rises with the step t as (1 + t) / (10 + t) up to its final value, so that the average of the first steps
+    does not lag behind at the random start. PyTorch counts from 1 here: at 0 it would copy the weights.
+    """
+
+    def follow(average: Any, weights: Any, _count: Any) -> None:
+        n = int(ema.n_averaged)
+        get_ema_multi_avg_fn(min(decay, n / (9 + n)))(average, weights, n)
+
+    ema = AveragedModel(model, multi_avg_fn=follow)
+    ema.n_averaged.fill_(1)
+    return ema.eval().requires_grad_(False)
+
+
+def restore(run: Run, state: dict[str, Any]) -> None:
     """Bring a new run to where a checkpoint stands."""
+    config, saved = run.config, state["config"]
     run.model.load_state_dict(state["model"])
-    run.ema.model.load_state_dict(state["ema"])
+    run.ema.module.load_state_dict(state["ema"])
     run.optimiser.load_state_dict(state["optimiser"])
-    run.step, run.data, run.losses = state["step"], state["data"], state["losses"]
-    run.best_psnr, run.seconds = state["best_psnr"], state["seconds"]
-    run.schedule = resumed(run.schedule, state["schedule"], run.step, run.config.finish_in, run.seconds)
+    run.step, run.losses, run.best_psnr = state["step"], state["losses"], state["best_psnr"]
+    run.data, run.sampling, run.validation = (state.get(key, "") for key in ("data", "sampling", "validation"))
+    run.ema.n_averaged.fill_(run.step + 1)
+    run.pace = Pace(run.step, state["seconds"])
+    factor = config.lr / saved["lr"] if saved["lr"] else 1.0
+    run.schedule = resumed(run.schedule, state["schedule"], run.step, config.finish_in, state["seconds"], factor)
 
 
 def save(run: Run) -> None:
     """Write the checkpoint and the averaged weights, in the main process."""
-    if not run.world.main:
+    if not run.world.is_main:
         return
     state = {
         "step": run.step,
         "model": run.model.state_dict(),
-        "ema": run.ema.model.state_dict(),
+        "ema": run.ema.module.state_dict(),
         "optimiser": run.optimiser.state_dict(),
         "config": config_dict(run.config),
         "network": asdict(run.model.config),
         "schedule": run.schedule.state(),
         "data": run.data,
+        "sampling": run.sampling,
+        "validation": run.validation,
         "losses": run.losses,
         "best_psnr": run.best_psnr,
-        "seconds": run.seconds,
+        "seconds": run.pace.seconds,
     }
     save_average(run, "last.safetensors")  # first: a finished run's restart makes no step that would write it again
     save_checkpoint(run.folder, state)
 
 
 def save_average(run: Run, name: str) -> None:
-    """Write the averaged weights with what is needed to know them by."""
-    metadata = {"step": str(run.step), "preset": run.config.preset, "model": json.dumps(asdict(run.model.config))}
-    save_weights(run.ema.model, run.folder / name, metadata)
+    """Write the averaged weights with what they are known by."""
+    save_weights(run.ema.module, run.folder / name, {"step": str(run.step), "preset": run.config.preset})
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The data
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def prepare_data(run: Run, sets: list[ValidationSet]) -> tuple[Patches, Audit]:
+    """Read the validation sets, audit the training set, and on resume check that both are the run's."""
+    config, world = run.config, run.world
+    if sets:
+        say(f"reading {sum(map(len, sets))} validation images")
+    excluded, validation = read_sets(sets, world)
+    if run.step and run.validation not in ("", validation):
+        run.best_psnr = -math.inf
+        say("other validation sets than before: the best PSNR so far counts no more")
+    found = world.from_main(lambda: audited(run, excluded))
+    patches = Patches(found.photographs, config.patch, config.seed, config.bad_images == "skip")
+    sampling = patches.sampling_hash()
+    if run.sampling not in ("", sampling):
+        raise DataError(f"the sources or their weights have changed since {run.folder} began: restore them in --data")
+    run.data, run.sampling, run.validation = found.fingerprint, sampling, validation
+    say(found.summary())
+    if sets:
+        say(
+            "no training image equals a validation image, turned or mirrored ones included; copies that were cropped, "
+            "resized or compressed are found by data_curation.deduplicate (docs/training.md)"
+        )
+    room = min(config.cache_gb, available_memory(torch.device("cpu")) / 2e9)  # no more than half of what is free
+    if count := patches.keep_decoded(room):
+        say(f"{count} of them are kept decoded in memory (--cache_gb, {room:.2g} GB)")
+    return patches, found
+
+
+def audited(run: Run, excluded: dict[bytes, str]) -> Audit:
+    """What can be trained on, in the main process."""
+    config, record, skip = run.config, run.folder / "images.npz", run.config.bad_images == "skip"
+    caches = {"auto": default_cache(), "none": None}
+    cache = caches[config.audit_cache] if config.audit_cache in caches else Path(config.audit_cache)
+    found = audit([open_source(word) for word in config.data], config.patch, excluded, skip, cache)
+    if run.data and run.data != found.fingerprint:
+        photographs = resume(found, Photographs.load(record), run.folder, skip)
+        found = replace(found, photographs=photographs, fingerprint=run.data)
+    elif run.step < run.schedule.end:
+        found.photographs.save(record)
+    return found
+
+
+class Unreadable:
+    """Images that could not be read when they were drawn: a lost sample ends the run, others are said and counted."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    def take(self, parts: list[Batch]) -> None:
+        """Look at a step's batches.
+
+        Raises:
+            DataError: a sample is lost; names the images and the remedy.
+        """
+        for part in parts:
+            if part.lost:
+                raise DataError(
+                    f"{'; '.join(dict.fromkeys(part.faults))}. Restore the image and start again: the last checkpoint "
+                    "is untouched; or pass unreadable images over with --bad_images skip"
+                )
+            for fault in part.faults:
+                self.counts[fault] += 1
+                if self.counts[fault] == 1:
+                    text = f"unreadable image number {len(self.counts)}, other images are drawn instead: {fault}"
+                    tqdm.write(text, file=sys.stderr)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -197,115 +317,72 @@ def train(config: TrainConfig, world: World, started: float) -> int:
     """Set up, resume, train to the end of the schedule or to a stop; returns the exit status."""
     if config.threads:
         torch.set_num_threads(config.threads)
-    torch.backends.cudnn.allow_tf32 = config.precision == "bf16"  # fp32 means fp32, in convolutions too
-    micro, passes = world.share(config.batch, config.micro_batch)
+    torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32, in convolutions too
+    micro, accumulation_steps = world.share(config.batch, config.micro_batch)
     run = start(config, world)
-    sets = load_sets(config.valid_hr, config.valid_lr)
-    patches, found = prepare_data(run, sets)
-    if run.step >= run.schedule.end:
+    if run.step >= run.schedule.end and not run.validation_due:
         say(f"finished: {run.folder} stands at step {run.step} of {run.schedule.end}")
         return 0
+    config, sets = run.config, open_sets(config.valid_hr, config.valid_lr)
+    patches, found = prepare_data(run, sets)
     world.from_main(lambda: open_folder(run, found))
     millions = sum(parameter.numel() for parameter in run.model.parameters()) / 1e6
     say(f"settings that differ from the defaults: {changed_settings(config)}")
     say(f"{millions:.2f} M parameters on {run.device}, {config.precision}; steps {run.step} to {run.schedule.end}")
-    say(f"a step: {config.batch} patches = {world.size} process(es) x {passes} pass(es) x {micro}")
-    return loop(run, patches, sets, StepBatches(run.step, micro, passes, world.rank), started)
+    say(f"a step: {config.batch} patches = {world.size} process(es) x {accumulation_steps} pass(es) x {micro}")
+    cores = usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if config.workers > max(1, cores):
+        say(f"{config.workers} workers share {cores} core(s): that helps only where they wait for a slow disk")
+    check_step_fits(run.model, config.patch, micro, config.precision == "bf16", run.device)
+    return loop(run, patches, sets, StepBatches(run.step, micro, accumulation_steps, world.rank), started)
 
 
 def open_folder(run: Run, found: Audit) -> None:
-    """Make the run folder, with its record and the list of images left out."""
-    run.folder.mkdir(parents=True, exist_ok=True)
-    write_run_record(run.config, run.model.config, run.folder)
+    """Fill the run folder with its record and the list of images left out."""
+    write_run_record(run.config, run.model.config, {"step": run.step, "changes": run.changes})
     write_left_out(run.folder / "left_out.csv", found.left_out)
-
-
-def prepare_data(run: Run, sets: list[ValidationSet]) -> tuple[Patches, Audit]:
-    """Audit the training set, and on resume check that it is the one that the run began with."""
-    config = run.config
-    sources, found = run.world.from_main(lambda: audited(config, digests(sets)))
-    data = fingerprint(found.photographs)
-    if run.data and run.data != data:
-        raise DataError(
-            f"the training images have changed since {run.folder} began: restore them, or start another --out"
-        )
-    run.data = data
-    images = DecodedImages(Path(config.decoded) if config.decoded else None)
-    say(f"{found.summary()}, {images.keep(found.photographs, config.cache_gb)} kept decoded")
-    weights = [source.weight for source in sources]
-    skip = config.bad_images == "skip"
-    return Patches(found.photographs, config.patch, config.seed, weights if any(weights) else (), images, skip), found
-
-
-def audited(config: TrainConfig, excluded: dict[str, str]) -> tuple[list[Source], Audit]:
-    """The sources (without their images) and what can be trained on, in the main process."""
-    caches = {"auto": default_cache(), "none": None}
-    cache = caches[config.audit_cache] if config.audit_cache in caches else Path(config.audit_cache)
-    sources = [open_source(word) for word in config.data]
-    found = audit(sources, config.patch, excluded, config.bad_images == "skip", cache)
-    return [replace(source, images=(), lows=()) for source in sources], found
 
 
 def loop(run: Run, patches: Patches, sets: list[ValidationSet], keys: StepBatches, started: float) -> int:
     """Train until the schedule ends, the minutes are over or a signal comes; a checkpoint ends it in each case."""
     config, world, lazy = run.config, run.world, run.device.type == "cuda"
-    log = Log(run.folder, run.step, [one.name for one in sets], config.tensorboard) if world.main else None
-    batches = by_step(make_loader(patches, keys, config.workers, pin_memory=lazy), keys.passes)
+    log = Log(run.folder, run.step, [one.name for one in sets], config.tensorboard) if world.is_main else None
     losses = Losses(run.losses, lambda step: explain_step(run, patches, step), lazy)
-    progress = Progress(run.step, run.schedule.end, config.batch, config.log_every, run.device, not world.main)
-    unreadable, pace = Unreadable(), Pace(run)
-    with StopSignals() as stop, progress, log or nullcontext():
+    progress = Progress(run.step, run.schedule.end, config.batch, config.log_every, run.device, not world.is_main)
+    unreadable, saved = Unreadable(), time.monotonic()
+    stop, batches = StopSignals(), loading(patches, keys, config.workers, pin_memory=lazy)
+    with stop, progress, log or nullcontext(), batches as steps:
         while True:
-            tick = time.monotonic()
-            parts = next(batches)
-            waited = time.monotonic() - tick
-            unreadable.take(parts)
-            losses.add(run.step, train_step(run, parts))
-            pace.keep()
-            progress.end = run.schedule.end
-            progress.show(time.monotonic() - tick, waited, losses.latest, run.schedule.lr_at(run.step - 1))
+            if not run.validation_due:  # a resumed run may owe one
+                tick = time.monotonic()
+                parts = next(steps)
+                waited = time.monotonic() - tick
+                unreadable.take(parts)
+                with explained(f"--micro_batch to a divisor of {keys.micro}, or --checkpointing"):
+                    losses.add(run.step, train_step(run, parts))
+                run.schedule = run.pace.replanned(run.schedule, run.step, world.from_main)
+                progress.end = run.schedule.end
+                progress.show(time.monotonic() - tick, waited, losses.latest, run.schedule.lr_at(run.step - 1))
             timed_out = 0 < config.max_minutes <= (time.monotonic() - started) / 60
-            stopped = world.largest(stop.received or (TIMED_OUT if timed_out else 0))
-            last = run.step >= run.schedule.end or bool(stopped)
-            validating = run.step % config.valid_every == 0 or run.step >= run.schedule.end
-            saving = last or run.step % config.save_every == 0
+            due = 0 < config.save_minutes <= (time.monotonic() - saved) / 60
+            # What one process was told, by a signal or by its clock, all obey.
+            stopped, overdue = world.all_reduce_max(stop.received or (TIMED_OUT if timed_out else 0), int(due))
+            ended = run.step >= run.schedule.end
+            validating = (run.step % config.valid_every == 0 or ended) and stopped in (0, TIMED_OUT)
+            saving = bool(stopped or ended or overdue or run.step % config.save_every == 0)
             if validating or saving:
                 losses.read()
                 check_weights(run, losses.explain)
-            if validating:
-                record(run, sets, log, losses.take_mean(), progress.images_per_second)
-            if saving:
-                pace.update()
+            if validating and not record(run, sets, log, losses.mean, progress.images_per_second, stop):
+                (stopped,) = world.all_reduce_max(stop.received)
+            if saving or stopped:
                 save(run)
-            if last:
+                saved = time.monotonic()
+            if stopped or ended:
                 break
     end = run.schedule.end
-    say(f"stopped at step {run.step} of {end}; checkpoint in {run.folder}" if run.step < end else f"done: {run.folder}")
+    say(f"stopped at step {run.step} of {end}; checkpoint in {run.folder}" if stopped else f"done: {run.folder}")
     return 0 if stopped in (0, TIMED_OUT) else 128 + stopped
-
-
-class Pace:
-    """How long the run has trained, and the end that its speed allows where it was given minutes."""
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        self.began_at, self.began = run.step, time.monotonic()
-        self.before = run.seconds
-        self.next = run.step + REPLAN_AFTER
-
-    def update(self) -> None:
-        """Bring the run's seconds up to now."""
-        self.run.seconds = self.before + time.monotonic() - self.began
-
-    def keep(self) -> None:
-        """Reshape the schedule now and then, at steps that all processes agree on."""
-        run = self.run
-        self.update()
-        if not run.schedule.deadline or run.step < self.next:
-            return
-        seconds_per_step = (run.seconds - self.before) / (run.step - self.began_at)
-        run.schedule = run.world.from_main(lambda: run.schedule.replanned(run.step, run.seconds, seconds_per_step))
-        self.next = run.step + max(REPLAN_AFTER, (run.schedule.end - run.step) // 10)
 
 
 def train_step(run: Run, parts: list[Batch]) -> Tensor:
@@ -320,19 +397,19 @@ def train_step(run: Run, parts: list[Batch]) -> Tensor:
     for group in run.optimiser.param_groups:
         group["lr"] = run.schedule.lr_at(run.step) * group.get("scale", 1.0)
     run.optimiser.zero_grad(set_to_none=True)
-    weights, total = parse_loss(config.loss), torch.zeros((), device=world.device)
+    total = torch.zeros((), device=world.device)
     for number, part in enumerate(parts):
         lq, gt = to_pair(part, world.device)
         with gradients_shared(run.network, number == len(parts) - 1):
             with torch.autocast(world.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
                 sr = run.network(lq)
-            loss = total_loss(weights, sr.float(), gt) / len(parts)
+            loss = total_loss(run.loss_weights, sr.float(), gt) / len(parts)
             loss.backward()
         total += loss.detach()
     if config.grad_clip:
         torch.nn.utils.clip_grad_norm_(run.model.parameters(), config.grad_clip)
     run.optimiser.step()
-    run.ema.update(run.model, run.step)
+    run.ema.update_parameters(run.model)
     run.step += 1
     return world.sum(total) / world.size
 
@@ -342,29 +419,39 @@ def gradients_shared(network: nn.Module, now: bool) -> AbstractContextManager[No
     return network.no_sync() if isinstance(network, DistributedDataParallel) and not now else nullcontext()
 
 
-def record(run: Run, sets: list[ValidationSet], log: Log | None, loss: float, images_per_second: float) -> None:
-    """Validate the averaged weights (PSNR is nan without a validation set), log a row, keep the best."""
-    scores = validate(run.ema.model, sets, run.world, run.config.valid_tile)
-    if log is None:
-        return
+def record(
+    run: Run, sets: list[ValidationSet], log: Log | None, loss: float, images_per_second: float, stop: StopSignals
+) -> bool:
+    """Validate the averaged weights, log a row, keep the best; False, with nothing done, if a signal came."""
+    network, tile = run.ema.module, run.config.valid_tile
+    with explained("--valid_tile 256, or less"):
+        scores = validate(network, sets, run.world, tile, lambda: bool(stop.received))
+    if scores is None:
+        return False
+    run.losses.clear()
     psnr = math.fsum(scores.values()) / len(scores) if scores else math.nan
-    row = {"step": run.step, "loss": loss, "lr": run.schedule.lr_at(run.step - 1), "psnr": psnr}
-    log.add({**row, "images_per_s": images_per_second, "seconds": run.seconds}, scores)
-    if scores and run.config.sample_images:
-        picture = run.folder / "samples" / f"step_{run.step:07d}.png"
-        draw_samples(lambda lq: restore_uint8(run.ema.model, lq, run.device), sets, run.config.sample_images, picture)
     best = psnr > run.best_psnr
     if best:
         run.best_psnr = psnr
+    if log is None:
+        return True
+    row = {"step": run.step, "loss": loss, "lr": run.schedule.lr_at(run.step - 1), "psnr": psnr}
+    log.add({**row, "images_per_s": images_per_second, "seconds": run.pace.seconds}, scores)
+    if scores and run.config.sample_images:
+        picture = run.folder / "samples" / f"step_{run.step:07d}.png"
+        draw_samples(lambda lq: restore_uint8(network, lq, run.device, tile), sets, run.config.sample_images, picture)
+    if best:
         save_average(run, "best.safetensors")
     each = ", ".join(f"{name} {one:.3f}" for name, one in scores.items())
     detail = f" ({each})" if len(scores) > 1 else ""
-    say(f"step {run.step}: loss {loss:.5f}, PSNR-Y {psnr:.3f} dB{detail}{' (best)' if best else ''}")
+    figure = f", PSNR-Y {psnr:.3f} dB{detail}{' (best)' if best else ''}" if scores else ""
+    say(f"step {run.step}: loss {loss:.5f}{figure}")
+    return True
 
 
 def check_weights(run: Run, explain: Callable[[int], str]) -> None:
-    """Refuse to go on with weights that are not finite: a gradient can overflow under a finite loss."""
-    if not all(bool(torch.isfinite(weight).all()) for weight in run.ema.model.parameters()):
+    """Refuse to save weights that are not finite: a gradient can overflow under a finite loss."""
+    if not all(bool(torch.isfinite(weight).all()) for weight in run.ema.parameters()):
         step = run.step - 1
         raise NonFiniteError(f"weights are not finite after step {step}, {explain(step)}; {REMEDY}")
 
@@ -376,4 +463,4 @@ def explain_step(run: Run, patches: Patches, step: int) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

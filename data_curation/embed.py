@@ -35,8 +35,7 @@ from data_curation.features import (
     write_shard,
 )
 from data_curation.reader import Outcome, Reader
-from image_data.mixture import NAMED
-from image_data.sources import DataError, ImageFile, expand
+from image_data.sources import MAX_LISTED, DataError, ImageFile, expand
 from models.team08_HATFreq.system import write_bytes
 
 BATCHES_AHEAD = 4  # decoded images kept waiting for the encoder, in batches
@@ -232,10 +231,10 @@ def _positive(word: str) -> int:
 def _say_shard(number: int, shards: int, read: int, unreadable: list[tuple[str, str]], seconds: float) -> None:
     total = read + len(unreadable)
     print(f"shard {number + 1} of {shards}: {total} images in {seconds:.1f} s ({total / seconds:.1f}/s)", flush=True)
-    for name, reason in unreadable[:NAMED]:
+    for name, reason in unreadable[:MAX_LISTED]:
         print(f"  unreadable: {name} {reason}", file=sys.stderr)
-    if len(unreadable) > NAMED:
-        print(f"  and {len(unreadable) - NAMED} more, see shard_{number:05}.unreadable.csv", file=sys.stderr)
+    if len(unreadable) > MAX_LISTED:
+        print(f"  and {len(unreadable) - MAX_LISTED} more, see shard_{number:05}.unreadable.csv", file=sys.stderr)
 
 
 def _say_folder(features: Features) -> None:

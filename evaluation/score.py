@@ -25,12 +25,16 @@ class Score:
     ssim: float
 
 
-def score(restore: Callable[[Image], Image], pairs: Iterable[Pair]) -> list[Score]:
-    """Restore every pair's LR image (uint8 `h w 3` -> `4h 4w 3`) and compare it with its target."""
+def score(restore: Callable[[Image], Image], pairs: Iterable[Pair], ssim: bool = True) -> list[Score]:
+    """Restore every pair's LR image (uint8 `h w 3` -> `4h 4w 3`) and compare it with its target.
+
+    Args:
+        ssim: SSIM too, which takes some seconds for a large image; nan without.
+    """
     scores = []
     for pair in pairs:
         sr = restore(pair.lq)
-        scores.append(Score(pair.name, psnr_y(sr, pair.target), ssim_y(sr, pair.target)))
+        scores.append(Score(pair.name, psnr_y(sr, pair.target), ssim_y(sr, pair.target) if ssim else math.nan))
     return scores
 
 

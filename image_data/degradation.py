@@ -11,12 +11,12 @@ from torch import Tensor
 from utils.resize import imresize_weights
 
 SCALE = 4
-REACH = 6  # high-resolution pixels that the kernel reaches beyond a patch on each side
+KERNEL_MARGIN = 6  # high-resolution pixels that the kernel reaches beyond a patch on each side
 SHIFT = 12  # weights are multiples of 2**-12
 
 
 def integer_weights() -> list[int]:
-    """The 16 weights of an output sample times 4096, for the samples from `REACH` before its first pixel on."""
+    """The 16 weights of an output sample times 4096, for the samples from `KERNEL_MARGIN` before its first pixel on."""
     scaled = imresize_weights(1 / SCALE) * 2**SHIFT
     weights = np.rint(scaled).astype(int)
     assert np.array_equal(weights, scaled) and weights.sum() == 2**SHIFT
@@ -26,8 +26,8 @@ def integer_weights() -> list[int]:
 WEIGHTS = integer_weights()
 
 
-def shrink(region: Tensor) -> Tensor:
-    """Shrink a window of an image that carries `REACH` more pixels on each side.
+def bicubic_downscale(region: Tensor) -> Tensor:
+    """Shrink a window of an image that carries `KERNEL_MARGIN` more pixels on each side.
 
     Args:
         region: uint8 `b 4h+12 4w+12 c`.
@@ -35,10 +35,10 @@ def shrink(region: Tensor) -> Tensor:
     Returns:
         uint8 `b h w c`: the window of the whole image's low-resolution version.
     """
-    return _shrink_axis(_shrink_axis(region, 1), 2)
+    return _downscale_axis(_downscale_axis(region, 1), 2)
 
 
-def _shrink_axis(image: Tensor, axis: int) -> Tensor:
+def _downscale_axis(image: Tensor, axis: int) -> Tensor:
     """Shrink one axis, rounded half up to uint8: height comes before width, and both are rounded."""
     wide = image.to(torch.int32)
     end = image.shape[axis] - len(WEIGHTS) + 1

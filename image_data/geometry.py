@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from image_data.degradation import REACH, SCALE
+from image_data.degradation import KERNEL_MARGIN, SCALE
 
 Image = NDArray[np.uint8]
 
@@ -14,9 +14,9 @@ def cut_to_scale(image: Image) -> Image:
     return image[: h - h % SCALE, : w - w % SCALE]
 
 
-def fits(height: int, low_height: int, width: int, low_width: int) -> bool:
+def fits(height: int, lr_height: int, width: int, lr_width: int) -> bool:
     """Whether a low-resolution image has a quarter of the sides, rounded down or up as MATLAB does."""
-    sides = ((height, low_height), (width, low_width))
+    sides = ((height, lr_height), (width, lr_width))
     return all(low in (high // SCALE, -(-high // SCALE)) for high, low in sides)
 
 
@@ -30,7 +30,7 @@ def orient(image: Image, orientation: int) -> Image:
 
 
 def cut_region(image: Image, top: int, left: int, side: int) -> Image:
-    """A square of an image with `REACH` more pixels on each side, the image mirrored at its borders as MATLAB does.
+    """A square of an image with `KERNEL_MARGIN` more pixels on each side; mirrored at the borders, as MATLAB does.
 
     Args:
         image: uint8 `h w 3`.
@@ -39,8 +39,8 @@ def cut_region(image: Image, top: int, left: int, side: int) -> Image:
     Returns:
         uint8 `side+12 side+12 3`, contiguous.
     """
-    y, x = top - REACH, left - REACH
-    end_y, end_x = top + side + REACH, left + side + REACH
+    y, x = top - KERNEL_MARGIN, left - KERNEL_MARGIN
+    end_y, end_x = top + side + KERNEL_MARGIN, left + side + KERNEL_MARGIN
     h, w = image.shape[:2]
     inside = image[max(0, y) : min(h, end_y), max(0, x) : min(w, end_x)]
     beyond = ((max(0, -y), max(0, end_y - h)), (max(0, -x), max(0, end_x - w)), (0, 0))

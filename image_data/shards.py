@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from image_data.headers import Header
-from image_data.mixture import NAMED
-from image_data.sources import DataError, ImageFile, index_shard
+from image_data.sources import MAX_LISTED, DataError, ImageFile, index_shard
 from image_data.workers import in_order
 from models.team08_HATFreq.image_io import ImageError
 from models.team08_HATFreq.system import TEMPORARY
@@ -45,8 +44,8 @@ def plan(images: Sequence[ImageFile], headers: Sequence[Header], out: Path, shar
     names = [member_name(image) for image in images]
     if doubled := [name for name, count in Counter(names).items() if count > 1]:
         raise DataError(
-            f"several images are called {', '.join(doubled[:NAMED])}: rename them, or pack each folder to an --out of "
-            "its own"
+            f"several images are called {', '.join(doubled[:MAX_LISTED])}: rename them, or pack each folder to an "
+            "--out of its own"
         )
     shards: list[Shard] = []
     room = 0
@@ -63,7 +62,7 @@ def plan(images: Sequence[ImageFile], headers: Sequence[Header], out: Path, shar
 
 
 def pack(shards: Sequence[Shard]) -> Iterator[Shard]:
-    """Write each shard that is not there whole already, by all cores; killed at any moment, the same call goes on.
+    """Write each shard that is not there whole already, by all cores; killed at any moment, the same call resumes.
 
     Raises:
         ImageError: an image cannot be read, or has changed since its header was.
@@ -107,7 +106,7 @@ def _finished(shard: Shard) -> bool:
         return False
     try:
         found = index_shard(shard.path)
-    except DataError:  # cut short: written anew
+    except DataError:  # cut short: written again
         return False
     return [(name, item.size) for name, item in found.items()] == [
         (name, size) for name, (_, size) in shard.members.items()
@@ -124,5 +123,5 @@ def _entry(name: str, size: int) -> tarfile.TarInfo:
 def _content(image: ImageFile, size: int) -> bytes:
     content = image.content()
     if len(content) != size:
-        raise ImageError(f"{image.name} changed while it was packed: the same command goes on")
+        raise ImageError(f"{image.name} changed while it was packed: start the same command again")
     return content

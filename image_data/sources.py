@@ -4,24 +4,30 @@ A tar shard (the layout of webdataset: one member a file) is indexed once by the
 images are read in any order, as from a folder: a file system sees one file where there were thousands.
 """
 
+import os
 import tarfile
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.team08_HATFreq.image_io import IMAGE_SUFFIXES, ImageError, list_images, read_rgb
+from models.team08_HATFreq.image_io import IMAGE_SUFFIXES, ImageError, read_rgb
 
 IN_SHARD = "::"  # between a shard's path and a member's name
 TREE = "**"  # last part of a folder that stands for its sub-folders too
+MAX_LISTED = 10  # how many images a message lists
 
 
 class DataError(ValueError):
     """Images that cannot be trained or validated on; the message names them and the remedy."""
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, order=True, slots=True)
 class ImageFile:
     """An image file, or one inside a tar shard.
 
@@ -73,18 +79,70 @@ class ImageFile:
         return read_rgb(self.name, self.content())
 
 
-def expand(word: str) -> list[ImageFile]:
+class ImageList(Sequence[ImageFile]):
+    """Image files in some 24 bytes each beside their names.
+
+    A million objects would take a gigabyte in every process, and forked workers would copy what they touch: Python
+    counts references inside each object. These are four arrays, which workers share with the process that forked them.
+    """
+
+    def __init__(self, images: Iterable[ImageFile] = ()) -> None:
+        self.names, self.ends = bytearray(), array("q")  # path, NUL, member; and where each name ends
+        self.offsets, self.sizes = array("q"), array("q")
+        for image in images:
+            self.append(image)
+
+    def append(self, image: ImageFile) -> None:
+        self.add(f"{image.path}\0{image.member}" if image.member else str(image.path), image.offset, image.size)
+
+    def add(self, name: str, offset: int = 0, size: int = 0) -> None:
+        """Add an image file by its path, or by a shard's path, NUL and the member's name."""
+        self.names += os.fsencode(name)
+        self.ends.append(len(self.names))
+        self.offsets.append(offset)
+        self.sizes.append(size)
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, index: Any) -> Any:
+        """An `ImageFile`, or a list of them for a slice."""
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        number = range(len(self))[index]
+        begin = self.ends[number - 1] if number else 0
+        path, _, member = os.fsdecode(bytes(self.names[begin : self.ends[number]])).partition("\0")
+        return ImageFile(Path(path), member, self.offsets[number], self.sizes[number])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        kinds = {"names": np.uint8, "ends": np.int64, "offsets": np.int64, "sizes": np.int64}
+        return {name: np.frombuffer(getattr(self, name), kind) for name, kind in kinds.items()}
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, NDArray[Any]]) -> "ImageList":
+        images = cls()
+        images.names += arrays["names"].tobytes()
+        for name in ("ends", "offsets", "sizes"):
+            getattr(images, name).frombytes(arrays[name].tobytes())
+        return images
+
+
+def expand(word: str) -> ImageList:
     """The images that one word of a command line or a list stands for, in an order that does not change.
 
     Args:
-        word: `folder`; `folder/**` for its sub-folders too (ImageNet's tree); `list.txt`, one image, folder or
-            shard a line, relative to the list's folder or absolute, `#` starting a comment; `shard.tar`; an image; or
-            `shard.tar::member`.
+        word: `folder`; `folder/**` for its sub-folders too (ImageNet's tree), symbolic links included; `list.txt`, one
+            image, folder or shard a line, relative to the list's folder or absolute, `#` starting a comment;
+            `shard.tar`; an image; or `shard.tar::member`.
 
     Raises:
         DataError: nothing there, no image in it, or a list's line that leads nowhere; names the word and the remedy.
     """
-    images = _expand(word, {})
+    images = ImageList()
+    _expand(word, images, {})
     if not images:
         raise DataError(f"{word} holds no images: give a folder of PNG or JPEG files, a list of them or a tar shard")
     return images
@@ -94,76 +152,118 @@ def index_shard(path: Path) -> dict[str, ImageFile]:
     """The images of an uncompressed tar file by their member name, in the order of the file.
 
     Raises:
-        DataError: not a tar file, compressed, or cut short.
+        DataError: not a tar file, compressed, cut short, damaged, or with several images of one name.
     """
     try:
         with tarfile.open(path, "r:") as shard:
-            members = [item for item in shard if item.isfile() and _is_image(PurePosixPath(item.name))]
+            members = [item for item in shard if item.isfile() and _is_image(item.name)]
+            _check_end(path, shard.offset)
     except (tarfile.TarError, EOFError, OSError) as error:
         raise DataError(
-            f"{path} is no tar shard that can be read ({error}): copy it again; shards are plain, not compressed"
+            f"{path} is not a tar shard that can be read ({error}): copy it again; shards are plain, not compressed"
         ) from error
+    if doubled := [name for name, count in Counter(item.name for item in members).items() if count > 1]:
+        raise DataError(f"{path} holds several images called {', '.join(doubled[:MAX_LISTED])}: pack it again")
     return {item.name: ImageFile(path, item.name, item.offset_data, item.size) for item in members}
 
 
-def _expand(word: str, shards: dict[Path, dict[str, ImageFile]]) -> list[ImageFile]:
+def _check_end(path: Path, offset: int) -> None:
+    """Check that an archive's members end with its end.
+
+    At a damaged header tarfile stops without a word, as if the archive ended there.
+
+    Raises:
+        tarfile.ReadError: something else stands at `offset`, where the members end, or after it.
+    """
+    with path.open("rb") as file:
+        file.seek(offset)
+        block = file.read(tarfile.BLOCKSIZE)
+        if len(block) < tarfile.BLOCKSIZE:
+            raise tarfile.ReadError("it is cut short: the mark of its end is missing")
+        while block:  # zeros up to the end of the file
+            if any(block):
+                raise tarfile.ReadError(f"damaged at or before byte {file.tell()}")
+            block = file.read(1 << 20)
+
+
+def _expand(word: str, images: ImageList, shards: dict[Path, dict[str, ImageFile]], in_list: bool = False) -> None:
+    """Append what a word stands for; `shards` keeps the index of each shard whose members are named one by one."""
     path = Path(word)
     if IN_SHARD in word:
-        return [_member(word, shards)]
-    if path.name == TREE:
-        return [ImageFile(found) for found in sorted(_folder(path.parent).rglob("*")) if _is_image(found)]
-    if path.is_dir():
-        return [ImageFile(found) for found in list_images(path)]
-    if not path.exists():
+        images.append(_member(word, shards))
+    elif path.name == TREE:
+        if not path.parent.is_dir():
+            raise DataError(f"{path.parent} is not a folder: give a folder of images")
+        _add_folder(str(path.parent), images, visited=set())
+    elif path.is_dir():
+        _add_folder(str(path), images)
+    elif not path.exists():
         raise DataError(f"{word} does not exist: give a folder of images, a list of them or a tar shard")
-    if path.suffix.lower() == ".tar":
-        return list(_shard(path, shards).values())
-    if path.suffix.lower() in IMAGE_SUFFIXES:
-        return [ImageFile(path)]
-    return _listed(path, shards)
+    elif path.suffix.lower() == ".tar":
+        for image in index_shard(path).values():
+            images.append(image)
+    elif path.suffix.lower() in IMAGE_SUFFIXES:
+        images.append(ImageFile(path))
+    elif path.name.lower().endswith((".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")):
+        raise DataError(f"{word} is a compressed archive: unpack it, images compress to nothing; shards are plain .tar")
+    elif in_list:
+        raise DataError(f"a list cannot name another list, as {word}")
+    else:
+        _add_listed(path, images, shards)
 
 
-def _listed(path: Path, shards: dict[Path, dict[str, ImageFile]]) -> list[ImageFile]:
+def _add_folder(folder: str, images: ImageList, visited: set[tuple[int, int]] | None = None) -> None:
+    """Append a folder's images by name; those of its sub-folders too where `visited` collects them.
+
+    Links to folders are followed. A folder that several links lead to counts once, so that a loop ends.
+    """
     try:
-        lines = [line.strip() for line in path.read_text().splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is no list of images that can be read: give a text file, one image a line") from error
-    images: list[ImageFile] = []
-    for number, line in enumerate(lines, start=1):
+        if visited is not None:
+            status = os.stat(folder)
+            if (status.st_dev, status.st_ino) in visited:
+                return
+            visited.add((status.st_dev, status.st_ino))
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read ({error.strerror}): check its permissions") from error
+    for entry in entries:
+        path = entry.name if folder == "." else entry.path
+        if visited is not None and os.path.isdir(path):
+            _add_folder(path, images, visited)
+        elif _is_image(entry.name):
+            images.add(path)
+
+
+def _add_listed(path: Path, images: ImageList, shards: dict[Path, dict[str, ImageFile]]) -> None:
+    try:
+        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")  # names are bytes on Linux
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}): give a text file, one image a line") from error
+    if "\0" in text:
+        raise DataError(f"{path} is not a list of images: give a text file, one image a line")
+    for number, line in enumerate(map(str.strip, text.split("\n")), start=1):
         if not line or line.startswith("#"):
             continue
         if Path(line).suffix.lower() in IMAGE_SUFFIXES and IN_SHARD not in line:
-            images.append(ImageFile(path.parent / line))  # not looked for here: a million lookups take their time
+            images.add(str(path.parent / line))  # not looked for here: a million lookups take their time
             continue
-        if Path(line).suffix.lower() == path.suffix.lower():
-            raise DataError(f"{path}, line {number}: a list cannot name another list, as {line}")
         try:
-            images += _expand(str(path.parent / line), shards)
+            _expand(str(path.parent / line), images, shards, in_list=True)
         except DataError as error:
             raise DataError(f"{path}, line {number}: {error}") from error
-    return images
 
 
 def _member(word: str, shards: dict[Path, dict[str, ImageFile]]) -> ImageFile:
     shard, _, member = word.partition(IN_SHARD)
-    found = _shard(Path(shard), shards).get(member)
-    if found is None:
-        raise DataError(f"{shard} holds no image {member}: make the list anew from this shard")
-    return found
-
-
-def _shard(path: Path, shards: dict[Path, dict[str, ImageFile]]) -> dict[str, ImageFile]:
-    """The index of a shard, made once a call of `expand`."""
+    path = Path(shard)
     if path not in shards:
         shards[path] = index_shard(path)
-    return shards[path]
+    if member not in shards[path]:
+        raise DataError(f"{shard} holds no image {member}: make the list again from this shard")
+    return shards[path][member]
 
 
-def _folder(path: Path) -> Path:
-    if not path.is_dir():
-        raise DataError(f"{path} is not a folder: give a folder of images")
-    return path
-
-
-def _is_image(path: PurePosixPath | Path) -> bool:
+def _is_image(name: str) -> bool:
+    path = PurePosixPath(name)
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")

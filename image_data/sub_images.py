@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from image_data.degradation import SCALE
 from image_data.geometry import cut_to_scale, fits
 from image_data.headers import read_header
-from image_data.mixture import NAMED
-from image_data.sources import DataError, ImageFile
+from image_data.sources import MAX_LISTED, DataError, ImageFile
 from image_data.workers import in_order
 from models.team08_HATFreq.image_io import ImageError, list_images, read_picture, read_rgb, write_png
 from models.team08_HATFreq.system import write_bytes
@@ -28,23 +27,22 @@ Pair = tuple[ImageFile, ImageFile | None]  # a photograph and its official low-r
 
 @dataclass(frozen=True)
 class Cut:
-    """How photographs are cut, and whereto.
+    """How photographs are cut, and into which folder.
 
     Attributes:
         out: folder of the sub-images.
-        out_low: folder of those of the official low-resolution images; None without.
+        out_lr: folder of those of the official low-resolution images; None without.
         side, step: of the sub-images, and from one to the next, in pixels; multiples of the scale.
     """
 
     out: Path
-    out_low: Path | None = None
+    out_lr: Path | None = None
     side: int = 480
     step: int = 240
 
     @property
     def folders(self) -> list[Path]:
-        """Where it writes."""
-        return [self.out, *([self.out_low] if self.out_low else [])]
+        return [self.out, *([self.out_lr] if self.out_lr else [])]
 
     def places(self, height: int, width: int) -> list[tuple[int, int]]:
         """Top and left of each window of a photograph, whose sides are cut to multiples of the scale."""
@@ -72,15 +70,15 @@ def positions(length: int, side: int, step: int) -> list[int]:
     return [*range(0, length - side, step), length - side]
 
 
-def cut_all(images: Sequence[ImageFile], lows: Sequence[ImageFile | None], cut: Cut) -> Iterator[Pieces]:
+def cut_all(images: Sequence[ImageFile], lr_images: Sequence[ImageFile | None], cut: Cut) -> Iterator[Pieces]:
     """Cut photographs, and their official low-resolution images on the same grid, by all cores.
 
     A photograph whose sub-images are all there, and not older than it is, is passed over. Each is written whole or not
     at all: killed at any moment, the same call ends with the same files.
 
     Args:
-        images, lows: the photographs and, in the same order, their low-resolution images or None.
-        cut: how and whereto.
+        images, lr_images: the photographs and, in the same order, their low-resolution images or None.
+        cut: how and where.
 
     Yields:
         What was made of each photograph, in order.
@@ -91,17 +89,17 @@ def cut_all(images: Sequence[ImageFile], lows: Sequence[ImageFile | None], cut: 
     doubled = [stem for stem, count in Counter(image.stem for image in images).items() if count > 1]
     if doubled:
         raise DataError(
-            f"several photographs are called {', '.join(doubled[:NAMED])}, and sub-images are named by them: rename "
-            "them, or cut each folder to an --out of its own"
+            f"several photographs are called {', '.join(doubled[:MAX_LISTED])}, and sub-images are named by them: "
+            "rename them, or cut each folder to an --out of its own"
         )
     for folder in cut.folders:
         folder.mkdir(parents=True, exist_ok=True)
         _check_record(folder, {"side": cut.side, "step": cut.step})
-    yield from in_order(partial(_cut, cut=cut), list(zip(images, lows, strict=True)))
+    yield from in_order(partial(_cut, cut=cut), list(zip(images, lr_images, strict=True)))
 
 
 def strangers(images: Sequence[ImageFile], folder: Path) -> list[str]:
-    """Images in a folder that are no sub-images of these photographs: an earlier call's, of others."""
+    """Images in a folder that were not cut from these photographs, but by an earlier call from others."""
     stems = {image.stem for image in images}
     return [path.name for path in list_images(folder) if path.stem.rpartition("_s")[0] not in stems]
 
@@ -125,20 +123,20 @@ def _check_record(folder: Path, record: dict[str, int]) -> None:
 
 def _cut(pair: Pair, cut: Cut) -> Pieces:
     """Cut one photograph, unless that is done."""
-    image, low = pair
+    image, lr = pair
     try:
         height, width, changed = _size(image)
         places = cut.places(height, width)
         names = [_name(image.stem, number) for number in range(1, len(places) + 1)]
-        if low is not None:
-            low_height, low_width, low_changed = _size(low)
-            changed = max(changed, low_changed)
-            if not fits(height, low_height, width, low_width):
+        if lr is not None:
+            lr_height, lr_width, lr_changed = _size(lr)
+            changed = max(changed, lr_changed)
+            if not fits(height, lr_height, width, lr_width):
                 raise ImageError(
-                    f"{low.name} is {low_width}x{low_height}, {image.name} needs {width // SCALE}x{height // SCALE}"
+                    f"{lr.name} is {lr_width}x{lr_height}, {image.name} needs {width // SCALE}x{height // SCALE}"
                 )
         if not _finished(cut.folders, names, changed):
-            _write(image, low, cut, names, places)
+            _write(image, lr, cut, names, places)
     except ImageError as error:
         return Pieces(fault=str(error))
     return Pieces(len(names), sum((cut.out / name).stat().st_size for name in names))
@@ -171,12 +169,12 @@ def _read(image: ImageFile) -> NDArray[np.uint8]:
     return rgb[..., 0] if picture.grey else rgb
 
 
-def _write(image: ImageFile, low: ImageFile | None, cut: Cut, names: list[str], places: list[tuple[int, int]]) -> None:
+def _write(image: ImageFile, lr: ImageFile | None, cut: Cut, names: list[str], places: list[tuple[int, int]]) -> None:
     """Write the sub-images of a photograph and of its low-resolution image, both read before anything is written."""
     parts = [(cut.out, cut_to_scale(_read(image)), 1)]
-    if low is not None and cut.out_low is not None:
+    if lr is not None and cut.out_lr is not None:
         height, width = parts[0][1].shape[:2]
-        parts.append((cut.out_low, _read(low)[: height // SCALE, : width // SCALE], SCALE))
+        parts.append((cut.out_lr, _read(lr)[: height // SCALE, : width // SCALE], SCALE))
     for folder, samples, shrunk in parts:
         for name, (top, left) in zip(names, places, strict=True):
             y, x, side = top // shrunk, left // shrunk, cut.side // shrunk

@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from functools import partial
 from itertools import islice
 from multiprocessing import connection, get_context, parent_process
 from typing import TypeVar
@@ -31,19 +30,24 @@ def in_order(function: Callable[[T], R], items: Sequence[T], share: int = 1) -> 
         share: items that a worker takes at once; more than one where each takes less than some milliseconds.
 
     Raises:
-        WorkerError: a worker was killed (by the system, for memory, as a rule).
+        WorkerError: a worker was killed (by the system, mostly for memory).
     """
     workers = min(usable_cores(), -(-len(items) // share))
     if workers <= 1:
         yield from map(function, items)
         return
-    processes = get_context("forkserver")  # fork alone would copy locks that this process's threads hold
-    processes.set_forkserver_preload([__name__, function_module(function)])
-    with ProcessPoolExecutor(workers, processes, _begin) as pool:
+    shares = (items[start : start + share] for start in range(0, len(items), share))
+    waiting: deque[Future[list[R]]] = deque()
+    context = get_context("forkserver")  # fork alone would copy locks that other threads of this process hold
+    context.set_forkserver_preload([__name__, getattr(function, "func", function).__module__])
+    with ProcessPoolExecutor(workers, context, _begin) as pool:
         try:
-            yield from _results(pool, function, items, share, workers)
+            waiting.extend(pool.submit(_each, function, some) for some in islice(shares, AHEAD * workers))
+            while waiting:
+                yield from waiting.popleft().result()
+                waiting.extend(pool.submit(_each, function, some) for some in islice(shares, 1))
         except BrokenProcessPool as error:
-            raise WorkerError("a worker process was killed, for memory as a rule: the same command goes on") from error
+            raise WorkerError("a worker process was killed, mostly for memory: the same command resumes") from error
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -51,24 +55,6 @@ def in_order(function: Callable[[T], R], items: Sequence[T], share: int = 1) -> 
 def usable_cores() -> int:
     """Cores that this process may run on: of a cluster's machine, the job's share."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def function_module(function: Callable[[T], R]) -> str:
-    """Where a function, or the one inside a `partial`, is written."""
-    return getattr(function.func if isinstance(function, partial) else function, "__module__", __name__)
-
-
-def _results(
-    pool: ProcessPoolExecutor, function: Callable[[T], R], items: Sequence[T], share: int, workers: int
-) -> Iterator[R]:
-    shares = (items[start : start + share] for start in range(0, len(items), share))
-    waiting: deque[Future[list[R]]] = deque()
-    for some in islice(shares, AHEAD * workers):
-        waiting.append(pool.submit(_each, function, some))
-    while waiting:
-        yield from waiting.popleft().result()
-        for some in islice(shares, 1):
-            waiting.append(pool.submit(_each, function, some))
 
 
 def _each(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
@@ -82,7 +68,7 @@ def _begin() -> None:
 
 
 def _leave_with_parent() -> None:
-    """A parent that is killed cannot end its workers, which would go on writing under the next start's hands."""
+    """A parent that is killed cannot end its workers, which would write on while the next start begins."""
     parent = parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])

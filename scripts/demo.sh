@@ -8,11 +8,11 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh
-ensure_environment requirements.txt
+ensure_environment demo
 
 say "1/4  Photographs from scikit-image -> demo/HR, and x1/4 by MATLAB's bicubic -> demo/LR"
-"$PYTHON" scripts/export_photographs.py demo/HR
-"$PYTHON" scripts/make_lr.py demo/HR demo/LR
+"$PYTHON" -m scripts.export_photographs demo/HR
+"$PYTHON" -m scripts.make_lr demo/HR demo/LR
 
 say "2/4  Restoring x4: bicubic, then HATFreq-light with the x8 self-ensemble"
 "$PYTHON" test.py --model_id 0 --test_dir demo/LR --save_dir demo/results

@@ -1,7 +1,7 @@
-# Sourced by the other scripts: a virtual environment in .venv with the packages of one requirements file.
+# Sourced by the other scripts: a virtual environment in .venv with this project and the packages of some of its extras.
 #
 #     source scripts/environment.sh
-#     ensure_environment requirements.txt     # sets $PYTHON
+#     ensure_environment demo                 # sets $PYTHON; the extras stand in pyproject.toml
 #
 # HATFREQ_PYTHON names the interpreter to start from (default: the newest of python3.13 ... python3.10, python3).
 
@@ -23,17 +23,19 @@ find_python() {
 }
 
 ensure_environment() {
-    local requirements=$1 stamp base
+    local extras=$1 stamp base
     PYTHON="$PWD/.venv/bin/python"
-    stamp=".venv/.installed-$(cat requirements*.txt | cksum | cut -d' ' -f1)"
-    if [ -e "$stamp-requirements-dev" ] || [ -e "$stamp-$(basename "$requirements" .txt)" ]; then return; fi
+    stamp=".venv/.installed-$(cat pyproject.toml requirements.txt | cksum | cut -d' ' -f1)"
+    if [ -e "$stamp-dev" ] || [ -e "$stamp-$extras" ]; then return; fi
     if [ ! -x "$PYTHON" ]; then
         base=$(find_python) || exit 1
         say "Making a virtual environment in .venv with $("$base" --version)"
         "$base" -m venv .venv || fail "could not make .venv: Debian and Ubuntu need 'apt install python3-venv'"
     fi
-    say "Installing $requirements (PyTorch and its CUDA libraries: some 3 GB to fetch the first time)"
-    "$PYTHON" -m pip install --quiet --disable-pip-version-check -r "$requirements" \
-        || fail "pip could not install $requirements (see above); the same command goes on where it stopped"
-    touch "$stamp-$(basename "$requirements" .txt)"
+    say "Installing hatfreq[$extras] into .venv: PyTorch and its CUDA libraries are some 3 GB, once; minutes"
+    # requirements.txt pins the versions; editable, so that the package is this folder.
+    "$PYTHON" -m pip install --disable-pip-version-check --constraint requirements.txt --editable ".[$extras]" \
+        || fail "pip could not install it (see above); the same command resumes"
+    touch "$stamp-$extras"
+    say "Installed. For commands of your own: source .venv/bin/activate"
 }

@@ -1,16 +1,13 @@
 """The photographs that scikit-image ships, as PNG files: real pictures for the demo without a download.
 
-python scripts/export_photographs.py demo/HR
+python -m scripts.export_photographs demo/HR
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import numpy as np
 import skimage.data
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from models.team08_HATFreq.image_io import write_png
 

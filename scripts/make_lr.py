@@ -1,26 +1,23 @@
 """Low-resolution inputs from ground-truth photographs, by MATLAB's bicubic (utils/resize.py).
 
-    python scripts/make_lr.py data/Set5/HR data/Set5/LR
-    python scripts/make_lr.py data/Set5/HR data/Set5/LR --border clamp    # as the classic Set5, Set14, BSD100 pairs
+    python -m scripts.make_lr data/Set5/HR data/Set5/LR
+    python -m scripts.make_lr data/Set5/HR data/Set5/LR --border clamp    # as the classic Set5, Set14, BSD100 pairs
 
 `baby.png` becomes `babyx4.png`. Sides that the scale does not divide are cropped at the bottom and right first, as the
 metric crops them.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from models.team08_HATFreq.image_io import list_images, read_rgb, write_png
 from utils.resize import Border, imresize
 
 
-def shrink(gt: NDArray[np.uint8], scale: int, border: Border = "mirror") -> NDArray[np.uint8]:
+def bicubic_downscale(gt: NDArray[np.uint8], scale: int, border: Border = "mirror") -> NDArray[np.uint8]:
     """uint8 `h w 3` -> uint8 `h//scale w//scale 3`."""
     height, width = (side - side % scale for side in gt.shape[:2])
     if not (height and width):
@@ -39,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     paths = list_images(args.hr)
     args.lr.mkdir(parents=True, exist_ok=True)
     for path in paths:
-        write_png(args.lr / f"{path.stem}x{args.scale}.png", shrink(read_rgb(path), args.scale, args.border))
+        write_png(args.lr / f"{path.stem}x{args.scale}.png", bicubic_downscale(read_rgb(path), args.scale, args.border))
     print(f"{len(paths)} images -> {args.lr}")
 
 

@@ -1,8 +1,8 @@
 """Make training sets ready: sub-images, lists and tar shards. What is there already is passed over.
 
-    python scripts/prepare_data.py sub-images datasets/DIV2K/DIV2K_train_HR --out datasets/DIV2K_sub
-    python scripts/prepare_data.py list 'datasets/ImageNet/train/**' --min_side 256 --out datasets/ImageNet/train.txt
-    python scripts/prepare_data.py shards datasets/ImageNet/train.txt --out datasets/ImageNet/shards
+    python -m scripts.prepare_data sub-images datasets/DIV2K/DIV2K_train_HR --out datasets/DIV2K_sub
+    python -m scripts.prepare_data list 'datasets/ImageNet/train/**' --min_side 256 --out datasets/ImageNet/train.txt
+    python -m scripts.prepare_data shards datasets/ImageNet/train.txt --out datasets/ImageNet/shards
 
 Images are named as for train.py: folders, `folder/**`, lists, tar shards. See docs/data.md.
 """
@@ -18,12 +18,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from image_data.headers import Header, read_headers
-from image_data.mixture import NAMED, pair_lows
+from image_data.pairs import match_lr
 from image_data.shards import pack, plan
-from image_data.sources import IN_SHARD, DataError, ImageFile, expand
+from image_data.sources import IN_SHARD, MAX_LISTED, DataError, ImageFile, expand
 from image_data.sub_images import Cut, cut_all, strangers
 from image_data.workers import WorkerError
 from models.team08_HATFreq.image_io import ImageError
@@ -35,7 +33,6 @@ EXPECTED = {
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     cut = commands.add_parser("sub-images", help="cut photographs into overlapping sub-images")
@@ -65,10 +62,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def sub_images(images: list[ImageFile], args: argparse.Namespace) -> str:
     """Cut all that can be read, then settle what cannot; returns what was made."""
-    lows: Sequence[ImageFile | None] = [None] * len(images)
+    lr_images: Sequence[ImageFile | None] = [None] * len(images)
     if args.lr:
-        lows = pair_lows(images, [low for word in args.lr for low in expand(word)], " ".join(args.lr))
-    work = cut_all(images, lows, Cut(args.out, args.out_lr, args.side, args.step))
+        lr_images = match_lr(images, [image for word in args.lr for image in expand(word)], " ".join(args.lr))
+    work = cut_all(images, lr_images, Cut(args.out, args.out_lr, args.side, args.step))
     made = list(tqdm(work, total=len(images), unit="photo", disable=None))
     if others := strangers(images, args.out):
         warn(f"{args.out} holds {len(others)} images that are not of these photographs, as {others[0]}")
@@ -81,14 +78,12 @@ def sub_images(images: list[ImageFile], args: argparse.Namespace) -> str:
 
 def list_images(images: list[ImageFile], args: argparse.Namespace) -> str:
     """List; returns what was listed. Small images are counted and left out."""
-    headers = headers_of(images)
-    settle([(image, header.fault) for image, header in zip(images, headers, strict=True) if header.fault], args)
-    readable = [(image, header) for image, header in zip(images, headers, strict=True) if not header.fault]
-    large = [(image, header) for image, header in readable if min(header.height, header.width) >= args.min_side]
+    found = readable(images, args)
+    large = [(image, header) for image, header in found if min(header.height, header.width) >= args.min_side]
     base = args.out.parent.resolve()
     about = f"{len(large)} images of {' '.join(args.images)}; shortest side at least {args.min_side} pixels"
     write_list(args.out, [line_of(image, base) for image, _ in large], about)
-    small, size = len(readable) - len(large), sum(header.size for _, header in large)
+    small, size = len(found) - len(large), sum(header.size for _, header in large)
     return (
         f"{len(large):,} images listed in {args.out}, {size / 1e9:.2f} GB, "
         f"{small:,} left out as smaller than {args.min_side} pixels"
@@ -97,20 +92,21 @@ def list_images(images: list[ImageFile], args: argparse.Namespace) -> str:
 
 def make_shards(images: list[ImageFile], args: argparse.Namespace) -> str:
     """Pack what can be read by its header; returns what was packed."""
-    headers = headers_of(images)
-    settle([(image, header.fault) for image, header in zip(images, headers, strict=True) if header.fault], args)
-    readable = [(image, header) for image, header in zip(images, headers, strict=True) if not header.fault]
-    planned = plan([i for i, _ in readable], [h for _, h in readable], args.out, round(args.shard_gb * 1e9))
+    found = readable(images, args)
+    planned = plan([i for i, _ in found], [h for _, h in found], args.out, round(args.shard_gb * 1e9))
     packed = list(tqdm(pack(planned), total=len(planned), unit="shard", disable=None))
-    about = f"{len(readable)} images of {' '.join(args.images)} in {len(packed)} shards"
+    about = f"{len(found)} images of {' '.join(args.images)} in {len(packed)} shards"
     write_list(args.out / "shards.txt", [shard.path.name for shard in packed], about)
     size = sum(shard.path.stat().st_size for shard in packed)
-    return f"{len(readable):,} images in {len(packed)} shards in {args.out}, {size / 1e9:.2f} GB"
+    return f"{len(found):,} images in {len(packed)} shards in {args.out}, {size / 1e9:.2f} GB"
 
 
-def headers_of(images: list[ImageFile]) -> list[Header]:
-    """All headers, with a bar on a terminal."""
-    return list(tqdm(read_headers(images), total=len(images), unit="image", disable=None))
+def readable(images: list[ImageFile], args: argparse.Namespace) -> list[tuple[ImageFile, Header]]:
+    """The images whose headers can be read; the others are settled."""
+    headers = tqdm(read_headers(images), total=len(images), unit="image", disable=None)
+    found = list(zip(images, headers, strict=True))
+    settle([(image, header.fault) for image, header in found if header.fault], args)
+    return [(image, header) for image, header in found if not header.fault]
 
 
 def settle(bad: list[tuple[ImageFile, str]], args: argparse.Namespace) -> None:
@@ -124,13 +120,13 @@ def settle(bad: list[tuple[ImageFile, str]], args: argparse.Namespace) -> None:
     if not bad:
         return
     if args.bad_images == "stop":
-        listed = "\n".join(f"  {fault}" for _, fault in bad[:NAMED])
-        more = f"\n  and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
+        listed = "\n".join(f"  {fault}" for _, fault in bad[:MAX_LISTED])
+        more = f"\n  and {len(bad) - MAX_LISTED} more" if len(bad) > MAX_LISTED else ""
         raise DataError(f"{len(bad)} images cannot be read; replace them or give --bad_images skip:\n{listed}{more}")
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([("name", "reason"), *((image.name, why) for image, why in bad)])
     report.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(report, text.getvalue().encode())
+    write_bytes(report, text.getvalue().encode(errors="surrogateescape"))
     warn(f"{len(bad)} images could not be read and were left out: {report}")
 
 
@@ -143,7 +139,7 @@ def write_list(path: Path, names: list[str], about: str) -> None:
     if not names:
         raise DataError(f"no image is left to list in {path}: see --min_side, or name other images")
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, "".join(f"{line}\n" for line in (f"# {about}", *names)).encode())
+    write_bytes(path, "".join(f"{line}\n" for line in (f"# {about}", *names)).encode(errors="surrogateescape"))
 
 
 def line_of(image: ImageFile, base: Path) -> str:
@@ -154,13 +150,12 @@ def line_of(image: ImageFile, base: Path) -> str:
     """
     path = os.path.relpath(os.path.abspath(image.path), base)
     line = f"{path}{IN_SHARD}{image.member}" if image.member else path
-    if line != line.strip() or len(line.splitlines()) != 1 or line.startswith("#") or (IN_SHARD in path):
+    if line != line.strip() or "\n" in line or line.startswith("#") or (IN_SHARD in path):
         raise DataError(f"{image.name!r} cannot stand in a list, for its spaces, line breaks, '#' or '::': rename it")
     return line
 
 
 def warn(text: str) -> None:
-    """Say it beside the results."""
     print(f"warning: {text}", file=sys.stderr)
 
 
@@ -177,7 +172,7 @@ def main(argv: list[str] | None = None) -> int:
     except (DataError, ImageError, WorkerError) as error:
         raise SystemExit(f"error: {error}") from error
     except OSError as error:
-        raise SystemExit(f"error: {args.out}: {error}; put it right, and the same command goes on") from error
+        raise SystemExit(f"error: {args.out}: {error}; put it right, and start the same command again") from error
     seconds = time.monotonic() - began
     found = f"{len(images):,} of {EXPECTED[args.expect]:,} images" if args.expect else f"{len(images):,} images"
     print(f"{done}; {found} in {seconds:.1f} s, {len(images) / seconds:.1f} images/s")

@@ -11,14 +11,14 @@
 #     bash scripts/prepare_data.sh list 'photographs/**' --min_side 400 --out photographs.txt
 #     bash scripts/prepare_data.sh shards photographs.txt --out shards
 #
-# Counts, sizes and times are printed. Stopped, the same command goes on.
+# Counts, sizes and times are printed. Stopped, the same command resumes.
 here=$PWD
 source "$(dirname "$0")/stage.sh"
 
 command=${1:-}
 [ $# -eq 0 ] || shift
-script=$PWD/scripts/prepare_data.py
-prepare() { "$PYTHON" "$script" "$@"; }
+export PYTHONPATH=$PWD
+prepare() { "$PYTHON" -m scripts.prepare_data "$@"; }
 case "$command" in
 df2k) prepare sub-images "$DATA/DIV2K/DIV2K_train_HR" "$DATA/Flickr2K/Flickr2K_HR" --expect df2k --out "$DATA/DF2K_sub" "$@" ;;
 imagenet) prepare list "$DATA/ImageNet/train/**" --expect imagenet --bad_images skip --out "$DATA/ImageNet/train.txt" "$@" ;;

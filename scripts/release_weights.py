@@ -1,103 +1,131 @@
-"""Put a finished training run's weights into the model zoo, with checksum and card, if they beat what stands there.
+"""Put finished training runs' weights into the model zoo, if they beat what stands there on every set.
 
-    python scripts/release_weights.py --run runs/light --bench ../shared/data/bench --data docs/training_data.md
+    python -m scripts.release_weights --run runs/light --bench $DATA/bench --data docs/training_data.md
+    python -m scripts.release_weights --card model_zoo/team08_HATFreq/hatfreq_light_x4.json   # render the card again
 
-Scores `last.safetensors` of the run, its averaged weights at the end, on every set of the bench folder (`<set>/HR`,
-`<set>/LRbicx4`), single pass and x8 self-ensemble, whole images, fp32; compares the mean single-pass PSNR with that of
-the weights in the zoo; and writes `hatfreq_<preset>_x4.safetensors`, `.safetensors.sha256` and the card, `.md`.
+Takes `last.safetensors` of the last run, its averaged weights at the end. Several runs are given in their order, each
+started from the one before; the first started from scratch or from the weights in the zoo. Scores every set of the
+bench folder (`<set>/HR`, `<set>/LRbicx4`), single pass and x8 self-ensemble, whole images, fp32. Writes
+`hatfreq_<preset>_x4.safetensors`, its `.sha256`, the facts (`.json`) and the card (`.md`), which is rendered from them.
 """
 
 import argparse
 import csv
 import json
 import os
-import platform
 import re
 import sys
 import time
-from dataclasses import fields
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import safe_open
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from evaluation.pairing import find_pairs
-from models.team08_HATFreq.image_io import read_rgb
-from models.team08_HATFreq.inference import HATFreqRestorer, build_for
+from benchmarks.common import cpu_name, file_sha256, find_sets, open_network, restorer
+from evaluation.score import mean, score
+from image_data.pairs import Pair
 from models.team08_HATFreq.system import write_bytes
-from models.team08_HATFreq.weights import load_weights, read_state_dict, save_weights
+from models.team08_HATFreq.weights import read_state_dict, save_weights
 from training.checkpoint import load_checkpoint
 from training.config import TrainConfig
-from utils.metrics import psnr_y, ssim_y
 
 ZOO = Path(__file__).resolve().parents[1] / "model_zoo" / "team08_HATFreq"
-Scores = dict[str, tuple[float, float]]  # set -> PSNR in dB and SSIM, both on Y
+PASSES = {"single": 1, "x8": 8}
+Facts = dict[str, Any]
 
 
-def score(weights: Path, bench: Path, ensemble: int) -> Scores:
-    """PSNR-Y and SSIM-Y on every set of the bench folder: whole images, fp32."""
-    model = build(load(weights))[0].eval()
-    load_weights(model, weights)
-    restore = HATFreqRestorer(model, torch.device("cpu"), "fp32", 0, 0, ensemble, {})
-    scores: Scores = {}
-    folders = [path.parent for path in bench.glob("*/HR")]
-    for folder in sorted(folders, key=lambda folder: (len(list((folder / "HR").iterdir())), folder.name)):
-        pairs = find_pairs(folder / "LRbicx4", folder / "HR", None)  # the LR images carry the restored images' names
-        restored = [(restore(read_rgb(pair.restored))[0], read_rgb(pair.target)) for pair in pairs if pair.target]
-        scores[folder.name] = tuple(float(np.mean([f(*pair) for pair in restored])) for f in (psnr_y, ssim_y))
-    return scores
+# ---------------------------------------------------------------------------------------------------------------------
+# The facts
+# ---------------------------------------------------------------------------------------------------------------------
 
 
-def training_command(training: dict[str, Any], init: str) -> str:
-    """The command of a run, its folders named below $DATA; `init` names the weights that it started from."""
-    places = {key: as_list(training[key]) for key in ("data", "valid_hr", "valid_lr")}
-    common = os.path.commonpath([os.path.abspath(folder) for folders in places.values() for folder in folders])
-    words = ["python train.py"]
+def scores_of(weights: Path, sets: dict[str, list[Pair]], ensemble: int) -> dict[str, dict[str, float]]:
+    """Set -> mean PSNR (dB) and SSIM on Y."""
+    restore = restorer(open_network(weights), ensemble)
+    means = {name: mean(score(restore, pairs)) for name, pairs in sets.items()}
+    return {name: {"psnr": one.psnr, "ssim": one.ssim} for name, one in means.items()}
+
+
+def run_facts(run: Path, start: str | None, teacher: Path | None) -> Facts:
+    """What a run folder tells of the training.
+
+    Args:
+        start: sha256 of the weights that it started from; None for none.
+        teacher: weights of the network that it was distilled from, if the run's own settings do not name them.
+    """
+    config = json.loads((run / "config.json").read_text())
+    training = config["training"]
+    environments = json.loads((run / "environment.json").read_text())
+    state, _ = load_checkpoint(run)
+    assert state is not None  # `check_chain` has seen it
+    with (run / "log.csv").open(newline="") as file:
+        rates = [float(row["lr"]) for row in csv.DictReader(file)]  # none if it was stopped before the first row
+    return {
+        "sha256": file_sha256(run / "last.safetensors"),
+        "start_sha256": start,
+        "teacher": teacher_facts(teacher or config.get("teacher") or training.get("teacher")),
+        "command": training_command(training),
+        "starts": len(environments),
+        "steps": state["step"],
+        "lr": training["lr"],
+        "final_lr": rates[-1] if rates else training["lr"],
+        "finish_in": state["schedule"]["finish_in"],
+        "batch": training["batch"],
+        "patch": training["patch"],
+        "patches": state["step"] * training["batch"],
+        "minutes": round(state["seconds"] / 60),
+        "machine": cpu_name(),
+        "threads": training["threads"],
+        "gpu": environments[-1]["gpu"],
+        "precision": training["precision"],
+        "seed": training["seed"],
+        "torch": environments[-1]["torch"],
+        "scores": None,
+    }
+
+
+def teacher_facts(teacher: Path | str | dict[str, str] | None) -> dict[str, str] | None:
+    """Name and hash of a teacher, given as its weights file or as these two facts; None without one."""
+    if not teacher:
+        return None
+    if isinstance(teacher, dict):
+        return {key: teacher[key] for key in ("name", "sha256")}
+    path = Path(teacher)
+    return {"name": path.stem, "sha256": file_sha256(path) if path.is_file() else "not at hand"}
+
+
+def training_command(training: dict[str, Any]) -> str:
+    """The command of a run, without the folders of its machine: data below $DATA, weights and run folders by name."""
     defaults = {f.name: list(f.default) if isinstance(f.default, tuple) else f.default for f in fields(TrainConfig)}
-    for key, value in {**training, "init": init}.items():
+    words = [str(word) for key in ("data", "valid_hr", "valid_lr") for word in as_list(training[key])]
+    folders = [os.path.abspath(part) for word in words for part in re.split(r"[,=]", word) if os.sep in part]
+    common = os.path.commonpath(folders) if folders else ""
+    found = ["python train.py"]
+    for key, value in training.items():
         default = defaults.get(key)
         if key == "out" or value == default or not (value or default):
             continue
         if isinstance(value, bool):
-            words.append(f"--{'' if value else 'no-'}{key}")
+            found.append(f"--{'' if value else 'no-'}{key}")
             continue
-        items = as_list(value)
-        if key in places:
-            items = [f"$DATA/{os.path.relpath(folder, common)}" for folder in items]
-        words.append(f"--{key} {' '.join(str(item) for item in items)}")
-    return " \\\n    ".join([*words, "--out runs/light"])
+        shown = [shown_path(str(word), common) for word in as_list(value)]
+        found.append(" ".join([f"--{key}", *shown]))
+    return " ".join([*found, "--out runs/light"])
 
 
-def starts(run: Path) -> str:
-    """How often a run was started, and what set its end; empty for one that went as planned in one go."""
-    count = len(json.loads((run / "environment.json").read_text()))
-    state, _ = load_checkpoint(run)
-    text = f"The command of the last of {count} starts. " if count > 1 else ""
-    if state and state["schedule"]["finish_in"]:
-        text += "`--finish_in`, not `--steps`, set the end of the schedule. "
-    return text
-
-
-def previous_card(run: Path, target: Path) -> str:
-    """The card of the weights at `target` if the run started from them, by that name or another; empty if from none.
-
-    Raises:
-        SystemExit: it started from other weights, whose training no card here tells.
-    """
-    init = json.loads((run / "config.json").read_text())["training"]["init"]
-    if not init:
-        return ""
-    same = target.is_file() and Path(init).name == target.name
-    if target.is_file() and Path(init).is_file() and not same:
-        one, two = read_state_dict(init), read_state_dict(target)
-        same = one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
-    if not same:
-        raise SystemExit(f"{run} started from {init}, not from {target.name}: release those weights first")
-    return target.with_suffix(".md").read_text()
+def shown_path(word: str, common: str) -> str:
+    """A word with its absolute paths below $DATA, or by the last two parts where they lie elsewhere."""
+    parts = re.split(r"([,=])", word)
+    for number, part in enumerate(parts):
+        if os.sep in part and common and os.path.abspath(part).startswith(common):
+            parts[number] = os.path.join("$DATA", os.path.relpath(part, common))
+        elif os.path.isabs(part):
+            parts[number] = os.path.join(*Path(part).parts[-2:])
+    return "".join(parts)
 
 
 def as_list(value: Any) -> list[Any]:
@@ -105,149 +133,193 @@ def as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value] if value != "" else []
 
 
-def earlier_training(previous: str) -> str:
-    """What the card of the weights that a run started from says of their training, as a section of the next card."""
-    head = previous[: previous.index("## Figures")]
-    rows = re.findall(r"^\| (?:sha256|steps|seen|training time|machine) \|.*$", head, re.M)
-    section = previous[previous.index("## Training") :]
-    command = section[section.index("```bash") : section.index("```", section.index("```bash") + 7) + 3]
-    before = previous[previous.index("## Earlier training") :] if "## Earlier training" in previous else ""
-    lines = [
-        "## Earlier training",
-        "",
-        "The weights that it started from:",
-        "",
-        "| | |",
-        "|---|---|",
-        *rows,
-        "",
-        command,
-    ]
-    return "\n".join([*lines, *(["", before.strip()] if before else [])])
-
-
-def last_row(run: Path) -> dict[str, str]:
-    """The last row of a finished run's log.
+def previous_facts(first: Path, target: Path) -> Facts | None:
+    """The facts of the weights at `target` if a run started from them, by that name or another; None if from none.
 
     Raises:
-        SystemExit: the run has not reached the end of its schedule.
+        SystemExit: it started from other weights, whose training no facts tell.
     """
-    state, _ = load_checkpoint(run)
-    if not state or state["step"] < state["schedule"]["end"]:
-        raise SystemExit(f"{run} is not finished (its rate has not decayed to the end): train it to its end")
-    return list(csv.DictReader((run / "log.csv").open()))[-1]
+    init = json.loads((first / "config.json").read_text())["training"]["init"]
+    if not init:
+        return None
+    if not (target.is_file() and (Path(init).name == target.name or same_weights(Path(init), target))):
+        raise SystemExit(f"{first} started from {init}, not from {target.name}: give that run to --run before it")
+    return json.loads(target.with_suffix(".json").read_text(encoding="utf-8"))
 
 
-def card(
-    name: str, sha256: str, run: Path, parameters: int, data: str, single: Scores, ensemble: Scores, previous: str
-) -> str:
-    """The card's Markdown; `previous` is the card of the weights that the run started from, empty if from none."""
-    config = json.loads((run / "config.json").read_text())["training"]
-    start = json.loads((run / "environment.json").read_text())[-1]
-    end = last_row(run)
-    machine = start["gpu"] or f"{cpu_name()}, {config['threads'] or 'all'} thread(s), no GPU"
-    table = "\n".join(
-        f"| {key} | {psnr:.3f} / {ssim:.4f} | {ensemble[key][0]:.3f} / {ensemble[key][1]:.4f} |"
-        for key, (psnr, ssim) in single.items()
+def same_weights(one: Path, two: Path) -> bool:
+    """Whether two files hold equal tensors."""
+    if not (one.is_file() and two.is_file()):
+        return False
+    first, second = read_state_dict(one), read_state_dict(two)
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+def check_chain(runs: Sequence[Path]) -> None:
+    """Refuse runs without a checkpoint, that did not start one from the other, or whose last one is not finished."""
+    for run in runs:
+        state, _ = load_checkpoint(run)
+        if state is None:
+            raise SystemExit(f"{run} holds no checkpoint: name the folder of a run of train.py")
+        if run == runs[-1] and state["step"] < state["schedule"]["end"]:
+            raise SystemExit(f"{run} is not finished (its rate has not decayed to the end): train it to its end")
+    for before, run in pairwise(runs):
+        init = Path(json.loads((run / "config.json").read_text())["training"]["init"])
+        weights = before / "last.safetensors"
+        if init.resolve() != weights.resolve() and not same_weights(init, weights):
+            raise SystemExit(f"{run} started from {init}, not from {weights}: give the runs in their order")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The card
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def card(facts: Facts) -> str:
+    """The card in Markdown."""
+    runs, name = facts["runs"], facts["name"]
+    total = f"{sum(run['patches'] for run in runs):,} patches, {sum(run['minutes'] for run in runs):,} minutes"
+    chain = f" in {len(runs)} runs, each from the weights of the one before" if len(runs) > 1 else ""
+    scores = "\n".join(
+        f"| {key} | {' | '.join('{psnr:.3f} / {ssim:.4f}'.format(**values[one]) for one in PASSES)} |"
+        for key, values in facts["scores"].items()
     )
-    return (
-        f"""# {name}
+    sections = "\n\n".join(run_section(number, run) for number, run in enumerate(runs, start=1))
+    return f"""# {name}.safetensors
 
-HATFreq, preset `{config["preset"]}`, x4, {parameters:,} parameters, trained by this repository's `train.py`,
-{"from earlier weights of its own" if previous else "from scratch"}, for the bicubic degradation (MATLAB's `imresize`,
-rounded to uint8).
+Rendered from [{name}.json]({name}.json) by `scripts/release_weights.py`. Do not edit it.
+
+HATFreq, preset `{facts["preset"]}`, x{facts["scale"]}, {facts["parameters"]:,} parameters, for the bicubic degradation
+(MATLAB's `imresize`, rounded to uint8). Trained by this repository's `train.py`{chain}: {total} in all.
 
 | | |
 |---|---|
-| sha256 | `{sha256}` |
-| steps | {int(end["step"]):,}, the rate decayed from {config["lr"]} to {float(end["lr"]):.0e} |
-| seen | {int(end["step"]) * config["batch"]:,} patches of {config["patch"]}x{config["patch"]} LR pixels |
-| training time | {float(end["seconds"]) / 60:.0f} minutes |
-| machine | {machine} |
-| precision of the training | {config["precision"]} |
-| torch | {start["torch"]} |
-| released | {time.strftime("%Y-%m-%d")} |
+| sha256 | `{facts["sha256"]}` |
+| released | {facts["released"]} |
+| teacher | {", ".join(teacher_names(runs)) or "none"} |
 
-## Figures
+## Scores
 
-PSNR (dB) / SSIM on Y, 4 pixels of border left out; whole images (no tiles), fp32, on the CPU.
+PSNR (dB) / SSIM on Y, 4 pixels of border left out; whole images, fp32, on the CPU.
 
 | set | single pass | x8 self-ensemble |
 |---|---|---|
-{table}
+{scores}
 
-Measured, and this card written, by
-`python scripts/release_weights.py --run runs/{config["preset"]} --bench $DATA/bench --data docs/training_data.md`.
-With the challenge's two scripts: `python test.py --test_dir $DATA/bench/Set5/LRbicx4 --ensemble 1 --tile 0`, then
-`python eval.py --output_folder NTIRE2025-ImageSRx4/results/08_HATFreq/test --target_folder $DATA/bench/Set5/HR`.
+Measured by `python -m scripts.release_weights`. With the challenge's two scripts:
+`python test.py --test_dir $DATA/bench/Set5/LRbicx4 --save_dir results --ensemble 1 --tile 0`, then
+`python eval.py --output_folder results/08_HATFreq/test --target_folder $DATA/bench/Set5/HR`.
 
 ## Training
 
-```bash
-{training_command(config, f"model_zoo/team08_HATFreq/{name}" if previous else "")}
-```
+{facts["data"]}
 
-{data.strip()}
+Released are the averaged weights of the last step; the validation images drew the curve and chose nothing.
 
-{starts(run)}Released are the averaged weights of the last step; the validation images drew the curve and chose nothing.
-
-{earlier_training(previous) if previous else ""}
-""".rstrip()
-        + "\n"
-    )
+{sections}
+"""
 
 
-def cpu_name() -> str:
-    """The processor's name as Linux tells it, else the architecture."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+def run_section(number: int, run: Facts) -> str:
+    """One run: a table and the command."""
+    threads = f"{run['threads'] or 'all'} CPU thread{'' if run['threads'] == 1 else 's'}"
+    rows = {
+        "sha256 of its weights": f"`{run['sha256']}`",
+        "started from": f"`{run['start_sha256'][:12]}`" if run["start_sha256"] else "scratch",
+        "teacher": f"{run['teacher']['name']}, sha256 `{run['teacher']['sha256'][:12]}`" if run["teacher"] else "none",
+        "steps": f"{run['steps']:,}, the rate decayed from {run['lr']} to {run['final_lr']:.0e}",
+        "patches": f"{run['patches']:,} of {run['patch']}x{run['patch']} LR pixels",
+        "time": f"{run['minutes']} minutes on {run['machine']}, {threads}, {run['gpu'] or 'no GPU'}",
+        "precision, seed": f"{run['precision']}, {run['seed']}",
+        "torch": run["torch"],
+    }
+    if run["scores"]:
+        rows["PSNR-Y, single pass"] = ", ".join(f"{name} {psnr:.3f}" for name, psnr in run["scores"].items())
+    notes = [f"The command of the last of {run['starts']} starts."] if run["starts"] > 1 else []
+    notes += ["`--finish_in`, not `--steps`, set the end of the schedule."] if run["finish_in"] else []
+    table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
+    command = run["command"].replace(" --", " \\\n    --")
+    text = f"### Run {number}\n\n| | |\n|---|---|\n{table}\n\n```bash\n{command}\n```"
+    return "\n\n".join([text, *([" ".join(notes)] if notes else [])])
 
 
-def mean_psnr(scores: Scores) -> float:
-    """Mean over the sets in dB."""
-    return float(np.mean([psnr for psnr, _ in scores.values()]))
+def teacher_names(runs: Sequence[Facts]) -> list[str]:
+    """The teachers of some runs, each once."""
+    return list(dict.fromkeys(run["teacher"]["name"] for run in runs if run["teacher"]))
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Release, or say why not."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, required=True, help="folder of a finished run of train.py")
-    parser.add_argument("--bench", type=Path, required=True, help="folder of evaluation sets")
-    parser.add_argument("--data", type=Path, required=True, help="text file: what it was trained on, for the card")
-    args = parser.parse_args(argv)
-    last_row(args.run)
-    source = args.run / "last.safetensors"
-    preset = json.loads((args.run / "config.json").read_text())["training"]["preset"]
-    target = ZOO / f"hatfreq_{preset}_x4.safetensors"
-    previous_card(args.run, target)
-    single = score(source, args.bench, 1)
-    print(f"{source}: {single}")
-    if target.exists():
-        standing = score(target, args.bench, 1)
-        print(f"{target.name}: {standing}")
-        if mean_psnr(single) <= mean_psnr(standing):
-            print("not released: the weights in the zoo are at least as good", file=sys.stderr)
-            return 1
-    release(source, target, args.run, args.data.read_text(), single, score(source, args.bench, 8))
-    print(f"released {target}")
-    return 0
+# ---------------------------------------------------------------------------------------------------------------------
+# The command
+# ---------------------------------------------------------------------------------------------------------------------
 
 
-def release(source: Path, target: Path, run: Path, data: str, single: Scores, ensemble: Scores) -> None:
-    """Write weights, checksum and card."""
-    previous = previous_card(run, target)
-    state = read_state_dict(source)
+def release(runs: Sequence[Path], target: Path, data: str, sets: dict[str, list[Pair]], teacher: Path | None) -> None:
+    """Write weights, checksum, facts and card; the facts of earlier runs are taken over."""
+    previous, source = previous_facts(runs[0], target), runs[-1] / "last.safetensors"
+    told: list[Facts] = previous["runs"] if previous else []
+    for run in runs:
+        told = [*told, run_facts(run, told[-1]["sha256"] if told else None, teacher)]
+    scores = {passes: scores_of(source, sets, ensemble) for passes, ensemble in PASSES.items()}
     with safe_open(source, "pt") as file:
         metadata = dict(file.metadata() or {})
-    sha256 = save_weights(state, target, metadata)
-    write_bytes(target.with_name(target.name + ".sha256"), f"{sha256}  {target.name}\n".encode())
-    parameters = sum(t.numel() for t in state.values() if t.is_floating_point())
-    text = card(target.name, sha256, run, parameters, data, single, ensemble, previous)
-    write_bytes(target.with_suffix(".md"), text.encode())
+    told[-1]["scores"] = {name: round(one["psnr"], 3) for name, one in scores["single"].items()}
+    told[-1]["sha256"] = save_weights(read_state_dict(source), target, metadata)
+    model = open_network(target)
+    facts = {
+        "name": target.stem,
+        "preset": json.loads((runs[-1] / "config.json").read_text())["training"]["preset"],
+        "scale": model.config.scale,
+        "config": asdict(model.config),
+        "sha256": told[-1]["sha256"],
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "released": time.strftime("%Y-%m-%d"),
+        "scores": {name: {passes: scores[passes][name] for passes in PASSES} for name in sets},
+        "data": data.strip(),
+        "runs": told,
+    }
+    write_bytes(target.with_name(target.name + ".sha256"), f"{facts['sha256']}  {target.name}\n".encode())
+    write_bytes(target.with_suffix(".json"), (json.dumps(facts, indent=1, ensure_ascii=False) + "\n").encode())
+    write_bytes(target.with_suffix(".md"), card(facts).encode())
+
+
+def worse_sets(ours: dict[str, dict[str, float]], standing: dict[str, dict[str, float]]) -> list[str]:
+    """The sets on which the new weights are not better, with both values of PSNR."""
+    return [
+        f"{name} {one['psnr']:.4f} against {standing[name]['psnr']:.4f} dB"
+        for name, one in ours.items()
+        if one["psnr"] <= standing[name]["psnr"]
+    ]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Release, or say why not."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--run", type=Path, nargs="+", help="folders of train.py's runs, in their order; the last one finished")
+    add("--bench", type=Path, help="folder of evaluation sets")
+    add("--data", type=Path, help="text file: what it was trained on, for the card")
+    add("--teacher", type=Path, help="weights that the runs were distilled from, if their settings do not name them")
+    add("--card", type=Path, help="render the card of these facts, and do nothing else")
+    args = parser.parse_args(argv)
+    if args.card:
+        facts = json.loads(args.card.read_text(encoding="utf-8"))
+        write_bytes(args.card.with_suffix(".md"), card(facts).encode())
+        return 0
+    if not (args.run and args.bench and args.data):
+        parser.error("--run, --bench and --data are needed")
+    check_chain(args.run)
+    preset = json.loads((args.run[-1] / "config.json").read_text())["training"]["preset"]
+    target, source = ZOO / f"hatfreq_{preset}_x4.safetensors", args.run[-1] / "last.safetensors"
+    previous_facts(args.run[0], target)
+    sets = find_sets(args.bench)
+    if target.exists():
+        worse = worse_sets(scores_of(source, sets, 1), scores_of(target, sets, 1))
+        if worse:
+            print(f"not released: the weights in the zoo are at least as good on {', '.join(worse)}", file=sys.stderr)
+            return 1
+    release(args.run, target, args.data.read_text(encoding="utf-8"), sets, args.teacher)
+    print(f"released {target}")
+    return 0
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh
-ensure_environment requirements-dev.txt
+ensure_environment dev
 
 say "Lint"
 "$PYTHON" -m ruff check .

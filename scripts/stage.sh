@@ -9,7 +9,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/environment.sh
-[ -n "${PYTHON:-}" ] || ensure_environment requirements.txt
+[ -n "${PYTHON:-}" ] || ensure_environment train
 DATA=${DATA:-datasets}
 RUNS=${RUNS:-runs}
 
@@ -21,11 +21,6 @@ launch() {
     else
         "$PYTHON" train.py "$@"
     fi
-}
-
-# finished RUN: the averaged weights of a run that has come to its end; fails, saying what to do, if it has not.
-finished() {
-    "$PYTHON" scripts/finished_weights.py "$1"
 }
 
 # validation: the words that name DIV2K's validation images, where they are.

@@ -4,7 +4,7 @@
 #     bash scripts/train_all.sh
 #
 # DATA, RUNS, GPUS and PYTHON: see scripts/stage.sh. Further words go to every stage. A finished stage is passed over, one
-# that was stopped goes on, so that the same command can be started again after any stop.
+# that was stopped is resumed: the same command can be started again after any stop.
 set -euo pipefail
 cd "$(dirname "$0")"
 for stage in 1 2 3; do

@@ -4,7 +4,7 @@
 #     bash scripts/train_stage1.sh
 #     bash scripts/train_stage1.sh --init HAT-L_SRx4_ImageNet-pretrain.pth --fusion_lr_scale 4    # from official weights
 #
-# DATA, RUNS, GPUS and PYTHON: see scripts/stage.sh. The same command goes on after a stop.
+# DATA, RUNS, GPUS and PYTHON: see scripts/stage.sh. The same command resumes after a stop.
 source "$(dirname "$0")/stage.sh"
 
 if [ -e "$DATA/ImageNet/train.txt" ]; then images="$DATA/ImageNet/train.txt"; else images="$DATA/ImageNet/train/**"; fi

@@ -4,10 +4,10 @@
 #     bash scripts/train_stage2.sh
 #     INIT=my_weights.safetensors bash scripts/train_stage2.sh      # from other weights
 #
-# DATA, RUNS, GPUS and PYTHON: see scripts/stage.sh. The same command goes on after a stop.
+# DATA, RUNS, GPUS and PYTHON: see scripts/stage.sh. The same command resumes after a stop.
 source "$(dirname "$0")/stage.sh"
 
-init=${INIT:-$(finished "$RUNS/stage1")}
+init=${INIT:-$RUNS/stage1} # train.py refuses a run that has not come to its end
 mapfile -t images < <(df2k)
 mapfile -t valid < <(validation)
 say "Stage 2: $init, ${images[*]} -> $RUNS/stage2"

@@ -5,10 +5,10 @@
 #     INIT=my_weights.safetensors bash scripts/train_stage3.sh      # from other weights
 #
 # DATA, RUNS, GPUS and PYTHON: see scripts/stage.sh; LDCC names the list (default: $DATA/Data-LDCC/data_ldcc.txt). The
-# same command goes on after a stop.
+# same command resumes after a stop.
 source "$(dirname "$0")/stage.sh"
 
-init=${INIT:-$(finished "$RUNS/stage2")}
+init=${INIT:-$RUNS/stage2} # train.py refuses a run that has not come to its end
 list=${LDCC:-$DATA/Data-LDCC/data_ldcc.txt}
 [ -e "$list" ] || fail "$list is missing: make it with scripts/build_data_ldcc.sh, or name another list in LDCC"
 mapfile -t images < <(df2k)

@@ -11,7 +11,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as test.py does, before PyTor
 import torch
 
 from models.team08_HATFreq.image_io import write_png
-from tests.training_run import TINY
+from tests.training_run import TINY, Server, run_server
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -57,19 +57,27 @@ def command(photos: Path, tmp_path: Path) -> Callable[..., list[str]]:
             "--patch",
             "16",
             "--warmup",
-            "2",
+            "1",
             "--ema",
             "0.9",
             "--grad_clip",
             "1",
             "--workers",
             "0",
+            "--device",
+            "cpu",
         ]
-        words += ["--device", "cpu", "--valid_every", "4"]
-        words += ["--no-tensorboard", "--sample_images", "0"]
+        words += ["--valid_every", "4", "--no-tensorboard", "--sample_images", "0"]
         return [*words, "--model_overrides", *TINY, *more]
 
     return build
+
+
+@pytest.fixture(scope="session")
+def server(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Starts runs of train.py in processes of their own."""
+    with run_server(root, tmp_path_factory.mktemp("server")) as running:
+        yield running
 
 
 @pytest.fixture
@@ -79,6 +87,18 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def no_curves(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing them takes as long as all else in a short run; the tests that look at them ask for `curves`."""
+    if "curves" not in request.fixturenames:
+        monkeypatch.setattr("training.run_log.draw_curves", lambda *_: None)
+
+
+@pytest.fixture
+def curves() -> None:
+    """Runs draw their curves."""
 
 
 @pytest.fixture(autouse=True)

@@ -1,29 +1,30 @@
-"""The documentation's tables are the results files'."""
+"""Links and commands in the documentation lead somewhere."""
 
+import re
 from pathlib import Path
 
 import pytest
 
-from scripts.update_docs import ROOT, documents, filled
-
-MARKED = "before\n<!-- results: t -->\nold\n<!-- end of results -->\nafter\n"
-
-
-def test_a_marked_place_is_filled(tmp_path: Path) -> None:
-    (tmp_path / "t.md").write_text("| a |\n|---|\n| 1 |\n\n")
-    new = filled(MARKED, tmp_path)
-    assert new == "before\n<!-- results: t -->\n| a |\n|---|\n| 1 |\n<!-- end of results -->\nafter\n"
-    assert filled(new, tmp_path) == new
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+LINK = re.compile(r"\]\((?!https?:|mailto:)([^)\s#]*)(?:#([^)\s]*))?\)")
+COMMAND = re.compile(r"\b(?:python|bash|pytest|torchrun)(?: --?\w+(?: \d+)?)*? (?:-m ([\w.]+)|([\w./]+\.(?:py|sh)))")
 
 
-def test_a_missing_file_or_mark_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"t\.md"):
-        filled(MARKED, tmp_path)
-    with pytest.raises(ValueError, match="needs an"):
-        filled(MARKED.replace("<!-- end of results -->\n", ""), tmp_path)
+def anchors(path: Path) -> set[str]:
+    """The anchors that GitHub gives the headings of a document."""
+    heads = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
 
 
-def test_the_documents_hold_the_results_of_the_files() -> None:
-    for path in documents(ROOT):
-        text = path.read_text()
-        assert filled(text, ROOT / "benchmarks" / "results") == text, f"{path.name}: run scripts/update_docs.py"
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_and_commands_lead_somewhere(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    for target, anchor in LINK.findall(text):
+        place = (path.parent / target).resolve() if target else path
+        assert place.exists(), f"{path.name} links to {target}"
+        assert not anchor or anchor in anchors(place), f"{path.name} links to {target}#{anchor}"
+    for module, script in COMMAND.findall(text):
+        place = ROOT / (script or f"{module.replace('.', '/')}.py")
+        own = script or (ROOT / module.split(".")[0]).is_dir()
+        assert not own or place.exists(), f"{path.name} runs {script or module}"

@@ -1,14 +1,15 @@
 """eval.py as the organisers run it, and its parts: pairs, tables, total score, pictures, spectra."""
 
 import csv
-import importlib.util
 import json
 import math
 import os
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -16,6 +17,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 
+import eval as script
 from evaluation import perceptual, pictures
 from evaluation.pairing import EvaluationError, Pair, find_pairs
 from evaluation.perceptual import PERCEPTUAL, MetricError, make_metrics, measure, total_score
@@ -48,18 +50,48 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
     return restored, target
 
 
-def eval_script(root: Path, *words: object, **options: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(root / "eval.py"), *map(str, words)]
-    return subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, **options
-    )
+Score = Callable[..., SimpleNamespace]
 
 
-def test_the_organisers_command(root: Path, tmp_path: Path, folders: tuple[Path, Path]) -> None:
+@pytest.fixture
+def score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Score:
+    """Runs eval.py's main in `tmp_path`: status, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: object) -> SimpleNamespace:
+        try:
+            status = script.main([str(word) for word in words])
+        except SystemExit as error:  # argparse's
+            status = error.code
+        said = capsys.readouterr()
+        return SimpleNamespace(returncode=status, stdout=said.out, stderr=said.err)
+
+    return run
+
+
+def test_the_program_starts_and_ends_with_its_status(root: Path, tmp_path: Path, folders: tuple[Path, Path]) -> None:
+    words = [
+        "--output_folder",
+        str(folders[0]),
+        "--target_folder",
+        str(folders[1]),
+        "--metrics",
+        "psnr",
+        "--no_pictures",
+    ]
+    command = [sys.executable, str(root / "eval.py"), *words]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for status in (0, 1):
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == status, done.stderr
+        (folders[1] / "0901.png").write_bytes(b"")
+
+
+def test_the_organisers_command(score: Score, tmp_path: Path, folders: tuple[Path, Path]) -> None:
     restored, target = folders
     # A trailing slash must not empty the results' name.
     words = ("--output_folder", f"{restored}/", "--target_folder", target, "--gpu_ids", "0,1", "--metrics", "psnr,ssim")
-    done = eval_script(root, *words, cwd=tmp_path)
+    done = score(*words)
     assert done.returncode == 0, done.stderr
     results = tmp_path / "IQA_results"
     names = {f"08_HATFreq--test{end}" for end in (".csv", ".txt", "_comparison.png", "_spectrum.png")}
@@ -102,44 +134,74 @@ def test_the_organisers_command(root: Path, tmp_path: Path, folders: tuple[Path,
     ids=str,
 )
 def test_errors_name_the_remedy(
-    root: Path, tmp_path: Path, folders: tuple[Path, Path], words: list[str], text: str
+    score: Score, tmp_path: Path, folders: tuple[Path, Path], words: list[str], text: str
 ) -> None:
     (tmp_path / "HR" / "empty").mkdir()
-    done = eval_script(root, *words, cwd=tmp_path)
+    done = score(*words)
     assert done.returncode in (1, 2)
     assert text in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "IQA_results").exists()
 
 
-def test_sizes_that_differ_and_damaged_files_end_the_run(
-    root: Path, tmp_path: Path, folders: tuple[Path, Path]
-) -> None:
+def test_one_bad_file_costs_no_scores(score: Score, tmp_path: Path, folders: tuple[Path, Path]) -> None:
     restored, target = folders
-    words = ("--output_folder", restored, "--target_folder", target, "--metrics", "psnr", "--metrics_save_path", "r")
+    words = ("--output_folder", restored, "--target_folder", target, "--metrics", "psnr")
     write_png(target / "0901.png", smooth(1)[:44])
-    done = eval_script(root, *words, cwd=tmp_path)
-    assert done.returncode == 1
+    (target / "0902.png").write_bytes(b"")
+    done = score(*words)
+    assert done.returncode == 1 and "2 of 3 images could not be scored" in done.stderr
     assert "0901x4.png is 64x48 and its target" in done.stderr and "0901.png is 64x44" in done.stderr
-    (target / "0901.png").write_bytes(b"")
-    done = eval_script(root, *words, cwd=tmp_path)
-    assert done.returncode == 1 and "0901.png is empty" in done.stderr
-    assert not (tmp_path / "r").exists()
+    assert "0902.png is empty" in done.stderr and "Average of 1 images" in done.stdout
+    rows = (tmp_path / "IQA_results" / "08_HATFreq--test.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows] == ["Filename", "0900x4.png"]
+    summary = (tmp_path / "IQA_results" / "08_HATFreq--test.txt").read_text()
+    assert "not scored: 0901x4.png" in summary and "Total Score: not available (images failed)" in summary
 
 
-def test_an_image_too_small_to_score_is_named(root: Path, tmp_path: Path, folders: tuple[Path, Path]) -> None:
+def test_a_wrong_low_resolution_image_comes_after_the_scores(
+    score: Score, tmp_path: Path, folders: tuple[Path, Path]
+) -> None:
+    (tmp_path / "LR").mkdir()
+    for number in range(3):
+        write_png(tmp_path / "LR" / f"090{number}x4.png", smooth(number, 9, 9))
+    words = ("--output_folder", folders[0], "--target_folder", folders[1], "--metrics", "psnr", "--lq_folder", "LR")
+    done = score(*words)
+    assert done.returncode == 1 and "x4.png at x4 has not the size of" in done.stderr
+    assert "Average of 3 images" in done.stdout and "psnr" in done.stdout
+    assert (tmp_path / "IQA_results" / "08_HATFreq--test.csv").exists()
+
+
+def test_an_image_too_small_for_ssim_is_named(score: Score, tmp_path: Path, folders: tuple[Path, Path]) -> None:
     for path in (folders[0] / "0901x4.png", folders[1] / "0901.png"):
         write_png(path, smooth(1, 16, 16))
-    words = ("--output_folder", folders[0], "--target_folder", folders[1], "--metrics", "psnr,ssim")
-    done = eval_script(root, *words, cwd=tmp_path)
+    words = ("--output_folder", folders[0], "--target_folder", folders[1], "--metrics")
+    done = score(*words, "psnr,ssim")
     assert done.returncode == 1
     assert "0901x4.png cannot be scored (SSIM needs 11 pixels a side inside the border, got 8x8)" in done.stderr
+    done = score(*words, "psnr")  # where nobody asks for SSIM, the pictures do without it
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "IQA_results" / "08_HATFreq--test_comparison.png").exists()
+
+
+@pytest.mark.parametrize("name", [r"$\q$", "$x_1$", "a,b\n", os.fsdecode(b"\xff\xfe")])
+def test_names_of_any_kind_are_scored_and_drawn(score: Score, tmp_path: Path, name: str) -> None:
+    for folder in ("sr", "hr"):
+        (tmp_path / folder).mkdir()
+        write_png(tmp_path / folder / f"{name}.png", smooth(0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        warnings.filterwarnings("ignore", message="Glyph")  # a letter that the font lacks
+        done = score("--output_folder", "sr", "--target_folder", "hr", "--metrics", "psnr")
+    assert done.returncode == 0, done.stderr
+    table = next((tmp_path / "IQA_results").glob("*.csv")).read_bytes()
+    assert os.fsencode(name) in table and len(list((tmp_path / "IQA_results").glob("*.png"))) == 2
 
 
 def test_a_comparison_that_cannot_be_ordered_is_said_to_be_missing(
-    root: Path, tmp_path: Path, folders: tuple[Path, Path]
+    score: Score, tmp_path: Path, folders: tuple[Path, Path]
 ) -> None:
     words = ("--output_folder", folders[0], "--target_folder", folders[1], "--metrics", "ssim")
-    done = eval_script(root, *words, cwd=tmp_path)
+    done = score(*words)
     assert done.returncode == 0
     assert "no 08_HATFreq--test_comparison.png: it is ordered by PSNR, so add psnr to --metrics" in done.stderr
     names = {f"08_HATFreq--test{end}" for end in (".csv", ".txt", "_spectrum.png")}
@@ -169,20 +231,17 @@ def test_several_devices_write_the_tables_of_one(root: Path, tmp_path: Path, fol
         assert one.read_bytes() == several.read_bytes()
 
 
-def test_a_metric_that_one_process_lacks_is_left_out_of_all(root: Path) -> None:
-    spec = importlib.util.spec_from_file_location("eval_script", root / "eval.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    pairs = [Pair(Path(f"{n}.png")) for n in range(3)]
-    even = ({"0.png": {"psnr": 1.0, "NIQE": 5.0}, "2.png": {"psnr": 3.0, "NIQE": 6.0}}, {})
-    odd = ({"1.png": {"psnr": 2.0}}, {"NIQE": "no network"})
-    rows, missing = script.merge_parts(pairs, [even, odd])
-    assert list(rows.items()) == [("0.png", {"psnr": 1.0}), ("1.png", {"psnr": 2.0}), ("2.png", {"psnr": 3.0})]
-    assert missing == {"NIQE": "no network"}
+def test_a_metric_that_one_process_lacks_is_left_out_of_all() -> None:
+    pairs = [Pair(Path(f"{n}.png")) for n in range(4)]
+    even = script.Scored({"0.png": {"psnr": 1.0, "NIQE": 5.0}, "2.png": {"psnr": 3.0, "NIQE": 6.0}}, {})
+    odd = script.Scored({"1.png": {"psnr": 2.0}}, {"NIQE": "no network"}, {"3.png": "empty"})
+    merged = script.merge_parts(pairs, [even, odd])
+    assert list(merged.rows.items()) == [("0.png", {"psnr": 1.0}), ("1.png", {"psnr": 2.0}), ("2.png", {"psnr": 3.0})]
+    assert merged.missing == {"NIQE": "no network"} and merged.failed == {"3.png": "empty"}
 
 
-def test_without_targets_only_blind_metrics_are_asked_for(root: Path, folders: tuple[Path, Path]) -> None:
-    done = eval_script(root, "--output_folder", folders[0], "--target_folder", "None", "--metrics", "psnr,NIQE")
+def test_without_targets_only_blind_metrics_are_asked_for(score: Score, folders: tuple[Path, Path]) -> None:
+    done = score("--output_folder", folders[0], "--target_folder", "None", "--metrics", "psnr,NIQE")
     if "pyiqa is not installed" in done.stderr:
         assert done.returncode == 1 and "no metric could be computed" in done.stderr
     else:
@@ -251,7 +310,7 @@ def test_no_total_score_from_a_part_of_the_metrics(name: str) -> None:
 
 def test_tables_have_sorted_columns_and_averages(tmp_path: Path) -> None:
     rows = {f"{n}.png": {"ssim": 0.5, "psnr": 30.0 + n, **dict.fromkeys(PERCEPTUAL, 0.5)} for n in range(2)}
-    table, summary = write_tables(tmp_path / "new", "a--b", rows, {})
+    table, summary = write_tables(tmp_path / "new", "a--b", rows, {}, {})
     assert table.read_text().splitlines()[0] == "Filename,CLIP-IQA,DISTS,LPIPS,MANIQA,MUSIQ,NIQE,psnr,ssim"
     assert table.read_text().splitlines()[2] == "1.png,0.5,0.5,0.5,0.5,0.5,0.5,31.0,0.5"
     assert averages(rows)["psnr"] == 30.5
@@ -285,7 +344,11 @@ def test_metrics_that_cannot_be_had_are_named_with_the_reason() -> None:
 
 def test_metrics_get_rgb_in_zero_to_one() -> None:
     seen: list[torch.Tensor] = []
-    measure({"NIQE": lambda image: (seen.append(image), torch.tensor(1.0))[1]}, smooth(0), None, "a.png")
+    image = smooth(0)
+    image.flags.writeable = False  # as decoders give it
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        measure({"NIQE": lambda image: (seen.append(image), torch.tensor(1.0))[1]}, image, None, "a.png")
     assert seen[0].shape == (1, 3, 48, 64) and seen[0].dtype == torch.float32
     np.testing.assert_allclose(seen[0][0].permute(1, 2, 0).numpy() * 255, smooth(0), atol=1e-4)
 
@@ -304,7 +367,7 @@ def test_without_pyiqa_every_metric_is_missing(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     metrics, missing = make_metrics(["LPIPS", "NIQE"], CPU)
     assert not metrics
-    assert set(missing) == {"LPIPS", "NIQE"} and "requirements-iqa.txt" in missing["LPIPS"]
+    assert set(missing) == {"LPIPS", "NIQE"} and ".[iqa]" in missing["LPIPS"]
 
 
 def test_an_unreachable_hub_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:

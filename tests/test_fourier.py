@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from models.team08_HATFreq import fourier
 from models.team08_HATFreq.fourier import irfft2, rfft2
 from models.team08_HATFreq.layers import set_exportable
 
@@ -55,5 +56,5 @@ def test_other_types_are_refused() -> None:
 
 
 def test_the_operators_keep_pytorchs_contract() -> None:
-    torch.library.opcheck(torch.ops.hatfreq.rfft2.default, (torch.randn(2, 4, 6, requires_grad=True),))
-    torch.library.opcheck(torch.ops.hatfreq.irfft2.default, (torch.randn(2, 4, 4, 2, requires_grad=True), 6))
+    torch.library.opcheck(fourier._rfft2._opoverload, (torch.randn(2, 4, 6, requires_grad=True),))
+    torch.library.opcheck(fourier._irfft2._opoverload, (torch.randn(2, 4, 4, 2, requires_grad=True), 6))

@@ -42,7 +42,10 @@ VARIANTS: list[dict] = [
     {"compress_ratio": 6, "squeeze_factor": 12},
     {"conv_scale": 0.5},
     {"num_feat": 16, "scale": 2, "window_size": 8},
-    {"embed_dim": 180, "num_heads": (6,), "squeeze_factor": 30, "window_size": 16, "depths": (2,)},
+    pytest.param(
+        {"embed_dim": 180, "num_heads": (6,), "squeeze_factor": 30, "window_size": 16, "depths": (2,)},
+        marks=pytest.mark.slow,
+    ),
 ]
 
 
@@ -127,6 +130,7 @@ def test_parameter_counts_without_fusion(preset: str, parameters: int) -> None:
     assert sum(p.numel() for p in model.parameters()) == parameters
 
 
+@pytest.mark.slow
 def test_fusion_costs_what_its_docs_say() -> None:
     # C=180, c=C/2: reduce C*c+c, mix C*C, radial gains 16*c, window gains c*16*9, fuse C*C+C; six groups.
     with torch.device("meta"):
@@ -333,9 +337,9 @@ def test_pieces_equal_the_whole(changes: dict, monkeypatch: pytest.MonkeyPatch) 
     model = HATFreq(override(TINY, changes)).eval()
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.1)
-    lq = torch.rand(2, 3, 37, 50)
+    lq = torch.rand(2, 3, 19, 26)
     whole = model(lq).detach()  # with gradients, all at once
-    for piece in (1, 100, 10**6):
+    for piece in (1, 100):
         monkeypatch.setattr("models.team08_HATFreq.layers.PIECE", piece)
         monkeypatch.setattr("models.team08_HATFreq.attention.PIECE", piece)
         with torch.no_grad():

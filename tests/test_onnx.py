@@ -58,7 +58,7 @@ def test_a_file_runs_in_onnxruntime_on_any_size(tmp_path: Path, root: Path) -> N
     export_onnx.main(["--weights", str(tmp_path / "w.safetensors"), "--out", str(tmp_path / "w.onnx")])
     content = (tmp_path / "w.onnx").read_bytes()
     sizes = [(1, 16, 16), (3, 19, 23), (1, 40, 33), (1, 8, 8), (1, 1, 1), (2, 3, 20)]
-    assert export_onnx.largest_difference(content, model, sizes) < 1e-5
+    assert export_onnx.largest_difference(content, model, sizes) < 5e-5  # other processors sum in another order
     check_interface(content, root)
     # Another network's graph is no match, and leaves no file.
     with pytest.MonkeyPatch.context() as patch:
@@ -108,3 +108,16 @@ def test_a_result_that_is_not_finite_is_a_difference(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(export_onnx, "session_of", lambda content: Session())
     assert export_onnx.largest_difference(b"", network()) == np.inf
+
+
+def test_tiles_with_numpy_alone_cover_the_picture_once() -> None:
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (pip install .[onnx])")
+    from integrations import onnx_tiles
+
+    class Nearest:
+        def run(self, names: object, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+            return [feeds["lq"].repeat(4, 2).repeat(4, 3)]
+
+    for shape in ((5, 7, 3), (256, 300, 3), (700, 257, 3)):
+        rgb = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+        np.testing.assert_array_equal(onnx_tiles.enlarge(Nearest(), rgb), rgb.repeat(4, 0).repeat(4, 1))

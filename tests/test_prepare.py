@@ -1,7 +1,5 @@
 """Training sets made ready: every pixel covered, pairs kept, the same bytes after a stop, faults named."""
 
-import argparse
-import importlib.util
 import io
 import os
 import signal
@@ -15,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import preparation
 from image_data.sources import expand
 from image_data.sub_images import positions
 from models.team08_HATFreq.image_io import read_picture, read_rgb, write_png
+from scripts import prepare_data
 from tests.training_run import TINY, checkpoint, contents, wait_for_step
 
 
@@ -26,16 +24,12 @@ def noise(h: int, w: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (h, w, 3), np.uint8)
 
 
-def prepare(root: Path, *words: object) -> subprocess.CompletedProcess[str]:
+def prepare(*words: object) -> subprocess.CompletedProcess[str]:
     """The script, without the seconds that a process of its own takes to start."""
-    spec = importlib.util.spec_from_file_location("prepare_data", root / "scripts" / "prepare_data.py")
-    assert spec and spec.loader
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
     out, err, status = io.StringIO(), io.StringIO(), 0
     with redirect_stdout(out), redirect_stderr(err):
         try:
-            status = script.main([str(word) for word in words])
+            status = prepare_data.main([str(word) for word in words])
         except SystemExit as stop:
             status = stop.code if isinstance(stop.code, int) else 1
             err.write(stop.code if isinstance(stop.code, str) else "")
@@ -56,7 +50,7 @@ def test_sub_images_cover_every_pixel_and_keep_their_pairs(root: Path, tmp_path:
     write_png(tmp_path / "HR" / "a.png", high)
     write_png(tmp_path / "LR" / "ax4.png", low)
     words = [tmp_path / "HR", "--out", tmp_path / "sub", "--lr", tmp_path / "LR", "--out_lr", tmp_path / "sub_lr"]
-    done = prepare(root, "sub-images", *words, "--side", 64, "--step", 32)
+    done = prepare("sub-images", *words, "--side", 64, "--step", 32)
     assert done.returncode == 0 and "12 sub-images" in done.stdout, done.stderr
     tops, lefts = [0, 32, 36], [0, 32, 64, 84]  # of 100x148 pixels, which are multiples of four
     covered = np.zeros((100, 148), bool)
@@ -69,15 +63,16 @@ def test_sub_images_cover_every_pixel_and_keep_their_pairs(root: Path, tmp_path:
     assert covered.all() and len(list((tmp_path / "sub").glob("*.png"))) == 12
 
 
-def test_a_killed_cut_goes_on_to_the_same_files(root: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_killed_cut_resumes_to_the_same_files(root: Path, tmp_path: Path) -> None:
     (tmp_path / "HR").mkdir()
     for number in range(24):
         write_png(tmp_path / "HR" / f"{number:02}.png", noise(200, 200, number))
     words = ["sub-images", tmp_path / "HR", "--side", 64, "--step", 32]
-    assert prepare(root, *words, "--out", tmp_path / "whole").returncode == 0
+    assert prepare(*words, "--out", tmp_path / "whole").returncode == 0
     torn = tmp_path / "torn"
-    command = [sys.executable, root / "scripts" / "prepare_data.py", *words, "--out", torn]
-    process = subprocess.Popen([str(word) for word in command], stderr=subprocess.DEVNULL, start_new_session=True)
+    command = [sys.executable, "-m", "scripts.prepare_data", *map(str, words), "--out", str(torn)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True, cwd=root)
     while not list(torn.glob("*_s*.png")):
         assert process.poll() is None
         time.sleep(0.002)
@@ -85,7 +80,7 @@ def test_a_killed_cut_goes_on_to_the_same_files(root: Path, tmp_path: Path) -> N
     process.wait()
     wait_until_all_left(process.pid)
     assert 0 < len(contents(torn)) < len(contents(tmp_path / "whole"))
-    assert prepare(root, *words, "--out", torn).returncode == 0
+    assert prepare(*words, "--out", torn).returncode == 0
     assert contents(torn) == contents(tmp_path / "whole") and len(contents(torn)) == 24 * 36 + 1
 
 
@@ -102,33 +97,30 @@ def wait_until_all_left(session: int) -> None:
     pytest.fail("workers stayed after their parent was killed")
 
 
-def test_finished_photographs_are_passed_over_and_changed_ones_cut_anew(root: Path, tmp_path: Path) -> None:
+def test_finished_photographs_are_passed_over_and_changed_ones_cut_again(root: Path, tmp_path: Path) -> None:
     (tmp_path / "HR").mkdir()
     for number in range(2):
         write_png(tmp_path / "HR" / f"{number}.png", noise(96, 96, number))
     words = ["sub-images", tmp_path / "HR", "--side", 64, "--out", tmp_path / "sub"]
-    assert "8 sub-images" in prepare(root, *words, "--step", 32).stdout
+    assert "8 sub-images" in prepare(*words, "--step", 32).stdout
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "sub").glob("0_s*.png")}
     write_png(tmp_path / "HR" / "1.png", noise(96, 64, 2))  # narrower now: two sub-images are left
-    assert "6 sub-images" in prepare(root, *words, "--step", 32).stdout
+    assert "6 sub-images" in prepare(*words, "--step", 32).stdout
     assert kept == {path: path.stat().st_mtime_ns for path in (tmp_path / "sub").glob("0_s*.png")}
     assert sorted(path.name for path in (tmp_path / "sub").glob("1_s*.png")) == ["1_s001.png", "1_s002.png"]
     np.testing.assert_array_equal(read_rgb(tmp_path / "sub" / "1_s002.png"), noise(96, 64, 2)[32:])
-    otherwise = prepare(root, *words, "--step", 64)
+    otherwise = prepare(*words, "--step", 64)
     assert otherwise.returncode == 1
     assert "holds {'side': 64, 'step': 32}, this would be {'side': 64, 'step': 64}: name another" in otherwise.stderr
     (tmp_path / "HR" / "0.png").rename(tmp_path / "HR" / "5.png")
-    assert (
-        "sub holds 4 images that are not of these photographs, as 0_s001.png"
-        in prepare(root, *words, "--step", 32).stderr
-    )
+    assert "sub holds 4 images that are not of these photographs, as 0_s001.png" in prepare(*words, "--step", 32).stderr
 
 
 def test_grey_photographs_stay_grey_and_deep_ones_are_rounded(root: Path, tmp_path: Path) -> None:
     (tmp_path / "HR").mkdir()
     write_png(tmp_path / "HR" / "grey.png", noise(64, 64)[..., 0])
     write_png(tmp_path / "HR" / "deep.png", np.minimum(noise(64, 64, 1) * 257.0 + 100, 65535).astype(np.uint16))
-    assert prepare(root, "sub-images", tmp_path / "HR", "--out", tmp_path / "sub").returncode == 0
+    assert prepare("sub-images", tmp_path / "HR", "--out", tmp_path / "sub").returncode == 0
     grey = read_picture(tmp_path / "sub" / "grey_s001.png")
     assert grey.grey and (grey.rgb == noise(64, 64)[..., :1]).all()  # the trainer's audit still finds it out
     np.testing.assert_array_equal(read_picture(tmp_path / "sub" / "deep_s001.png").rgb, noise(64, 64, 1))
@@ -138,15 +130,15 @@ def test_photographs_that_cannot_be_told_apart_or_paired_are_refused(root: Path,
     for name in ("a", "b", "LR"):
         (tmp_path / name).mkdir()
         write_png(tmp_path / name / "1.png", noise(64, 64))
-    both = prepare(root, "sub-images", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "sub")
+    both = prepare("sub-images", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "sub")
     assert both.returncode == 1 and "several photographs are called 1, and sub-images are named" in both.stderr
     words = ["sub-images", tmp_path / "a", "--out", tmp_path / "sub", "--out_lr", tmp_path / "sub_lr"]
-    paired = prepare(root, *words, "--lr", tmp_path / "LR")
+    paired = prepare(*words, "--lr", tmp_path / "LR")
     assert paired.returncode == 1 and "LR/1.png is 64x64, " in paired.stderr and "needs 16x16" in paired.stderr
     assert not list((tmp_path / "sub").glob("*.png"))
     write_png(tmp_path / "a" / "2.png", noise(3, 64))
     (tmp_path / "a" / "1.png").write_bytes((tmp_path / "b" / "1.png").read_bytes()[:2000])  # its header is whole
-    small = prepare(root, "sub-images", tmp_path / "a", "--out", tmp_path / "sub")
+    small = prepare("sub-images", tmp_path / "a", "--out", tmp_path / "sub")
     assert small.returncode == 1 and "2 images cannot be read" in small.stderr
     assert "1.png is damaged or truncated" in small.stderr and "2.png has 64x3 pixels, less than" in small.stderr
 
@@ -156,7 +148,7 @@ def test_lists_leave_small_images_out_and_open_from_anywhere(root: Path, tmp_pat
         (tmp_path / "tree" / f"n{number}").mkdir(parents=True)
         write_png(tmp_path / "tree" / f"n{number}" / "x.png", noise(h, w, number))
     out = tmp_path / "lists" / "train.txt"
-    done = prepare(root, "list", f"{tmp_path}/tree/**", "--min_side", 64, "--out", out, "--expect", "lsdir")
+    done = prepare("list", f"{tmp_path}/tree/**", "--min_side", 64, "--out", out, "--expect", "lsdir")
     assert done.returncode == 0, done.stderr
     assert done.stderr == "warning: lsdir has 84,991 images, 3 were found\n"
     assert (
@@ -174,17 +166,17 @@ def test_shards_hold_the_same_bytes_whenever_they_are_made(root: Path, tmp_path:
         write_png(tmp_path / "images" / f"{number}.png", noise(20, 20, number))
         files[f"images/{number}.png"] = (tmp_path / "images" / f"{number}.png").read_bytes()
     words = ["shards", tmp_path / "images", "--shard_gb", "0.000005"]  # each takes 512 + 1536 bytes: two a shard
-    done = prepare(root, *words, "--out", tmp_path / "one" / "set")
+    done = prepare(*words, "--out", tmp_path / "one" / "set")
     assert done.returncode == 0 and "5 images in 3 shards" in done.stdout, done.stderr
     images = expand(str(tmp_path / "one" / "set" / "shards.txt"))
     assert {image.member: image.content() for image in images} == files
     shards = [contents(tmp_path / "one" / "set")[f"set-0000{number}.tar"] for number in range(3)]
     assert [len(shard) for shard in shards] == [tarfile.RECORDSIZE] * 3
-    assert prepare(root, *words, "--out", tmp_path / "two" / "set").returncode == 0
+    assert prepare(*words, "--out", tmp_path / "two" / "set").returncode == 0
     shard, untouched = (tmp_path / "two" / "set" / f"set-0000{number}.tar" for number in (1, 2))
     shard.write_bytes(shard.read_bytes()[:1000])
     before = untouched.stat().st_mtime_ns
-    assert prepare(root, *words, "--out", tmp_path / "two" / "set").returncode == 0
+    assert prepare(*words, "--out", tmp_path / "two" / "set").returncode == 0
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
     assert untouched.stat().st_mtime_ns == before
 
@@ -197,10 +189,10 @@ def test_shards_follow_their_images(root: Path, tmp_path: Path) -> None:
     write_png(long, noise(20, 20, 3))
     (tmp_path / "images" / "bad.jpg").write_bytes(b"no image")
     words = ["shards", tmp_path / "images", "--out", tmp_path / "set"]
-    refused = prepare(root, *words)
-    assert refused.returncode == 1 and "bad.jpg is no image that can be read" in refused.stderr
+    refused = prepare(*words)
+    assert refused.returncode == 1 and "bad.jpg is not an image" in refused.stderr
     assert not list(tmp_path.glob("set/*"))
-    assert prepare(root, *words, "--bad_images", "skip").returncode == 0
+    assert prepare(*words, "--bad_images", "skip").returncode == 0
     assert "bad.jpg" in (tmp_path / "set.unreadable.csv").read_text().splitlines()[1]
     images = expand(str(tmp_path / "set" / "shards.txt"))
     assert [image.stem for image in images] == ["0", "1", "2", "x" * 150]
@@ -208,12 +200,12 @@ def test_shards_follow_their_images(root: Path, tmp_path: Path) -> None:
         np.testing.assert_array_equal(image.read_rgb(), noise(20, 20, number))
     (tmp_path / "images" / "bad.jpg").unlink()
     write_png(tmp_path / "images" / "1.png", noise(20, 20, 9))  # as long as before
-    assert prepare(root, *words).returncode == 0
+    assert prepare(*words).returncode == 0
     np.testing.assert_array_equal(expand(str(tmp_path / "set" / "shards.txt"))[1].read_rgb(), noise(20, 20, 9))
     assert not (tmp_path / "set.unreadable.csv").exists()
-    assert "1 shards" in prepare(root, *words).stdout
-    assert prepare(root, "shards", *words[1:-1], tmp_path / "small", "--shard_gb", "0.000002").returncode == 0
-    fewer = prepare(root, "shards", *words[1:-1], tmp_path / "small")
+    assert "1 shards" in prepare(*words).stdout
+    assert prepare("shards", *words[1:-1], tmp_path / "small", "--shard_gb", "0.000002").returncode == 0
+    fewer = prepare("shards", *words[1:-1], tmp_path / "small")
     assert fewer.returncode == 1 and "small holds 3 shards that these images do not fill" in fewer.stderr
 
 
@@ -221,16 +213,16 @@ def test_a_list_of_a_shard_opens_from_anywhere(root: Path, tmp_path: Path, monke
     (tmp_path / "images").mkdir()
     for number, side in enumerate((20, 40)):
         write_png(tmp_path / "images" / f"{number}.png", noise(side, side, number))
-    assert prepare(root, "shards", tmp_path / "images", "--out", tmp_path / "set").returncode == 0
+    assert prepare("shards", tmp_path / "images", "--out", tmp_path / "set").returncode == 0
     monkeypatch.chdir(tmp_path)
-    assert prepare(root, "list", "set/shards.txt", "--min_side", 30, "--out", "lists/large.txt").returncode == 0
+    assert prepare("list", "set/shards.txt", "--min_side", 30, "--out", "lists/large.txt").returncode == 0
     monkeypatch.chdir("/")
     assert (tmp_path / "lists/large.txt").read_text().splitlines()[1:] == ["../set/set-00000.tar::images/1.png"]
     np.testing.assert_array_equal(expand(str(tmp_path / "lists/large.txt"))[0].read_rgb(), noise(40, 40, 1))
     write_png(tmp_path / "images" / "#2.png", noise(40, 40))
-    odd = prepare(root, "list", tmp_path / "images", "--min_side", 30, "--out", tmp_path / "images" / "l.txt")
+    odd = prepare("list", tmp_path / "images", "--min_side", 30, "--out", tmp_path / "images" / "l.txt")
     assert odd.returncode == 1 and "#2.png' cannot stand in a list" in odd.stderr
-    none = prepare(root, "list", tmp_path / "images", "--min_side", 50, "--out", tmp_path / "l.txt")
+    none = prepare("list", tmp_path / "images", "--min_side", 50, "--out", tmp_path / "l.txt")
     assert none.returncode == 1 and "no image is left to list" in none.stderr
 
 
@@ -240,18 +232,19 @@ def test_unreadable_images_are_named_and_left_out_only_when_asked_to(root: Path,
     (tmp_path / "HR" / "bad.png").write_bytes(b"")
     for command, out in (("sub-images", "sub"), ("list", "list.txt")):
         words = [command, tmp_path / "HR", "--out", tmp_path / out, *(["--min_side", 8] if command == "list" else [])]
-        refused = prepare(root, *words)
+        refused = prepare(*words)
         assert refused.returncode == 1 and "1 images cannot be read" in refused.stderr
         assert "bad.png is empty" in refused.stderr
-        skipped = prepare(root, *words, "--bad_images", "skip")
+        skipped = prepare(*words, "--bad_images", "skip")
         assert skipped.returncode == 0, skipped.stderr
         assert "bad.png is empty" in (tmp_path / f"{out}.unreadable.csv").read_text()
     assert [image.stem for image in expand(str(tmp_path / "list.txt"))] == ["good"]
-    assert "step must be" in prepare(root, "sub-images", "x", "--out", "y", "--step", 30).stderr
-    missing = prepare(root, "list", tmp_path / "none", "--out", tmp_path / "l.txt")
+    assert "step must be" in prepare("sub-images", "x", "--out", "y", "--step", 30).stderr
+    missing = prepare("list", tmp_path / "none", "--out", tmp_path / "l.txt")
     assert missing.returncode == 1 and missing.stderr.startswith("error: ") and "does not exist" in missing.stderr
 
 
+@pytest.mark.slow
 def test_the_shell_script_prepares_df2k(root: Path, tmp_path: Path) -> None:
     for name in ("DIV2K/DIV2K_train_HR", "Flickr2K/Flickr2K_HR"):
         (tmp_path / name).mkdir(parents=True)
@@ -268,16 +261,8 @@ def test_the_shell_script_prepares_df2k(root: Path, tmp_path: Path) -> None:
     assert unknown.returncode == 1 and "name a set to prepare" in unknown.stderr
 
 
-def test_the_benchmark_runs_the_commands(photos: Path, tmp_path: Path) -> None:
-    options = argparse.Namespace(images=photos / "train", count=1, copies=3)
-    preparation.make_folders(options, tmp_path)
-    assert read_rgb(tmp_path / "2k" / "0000.png").shape == (1356, 2040, 3)
-    said = preparation.run(["list", tmp_path / "many", "--min_side", 8, "--out", tmp_path / "l.txt"], tmp_path)
-    assert said.startswith("12 images listed 0.00 GB, 0 left out as smaller than 8 pixels; 12 images in ")
-
-
 @pytest.mark.slow
-def test_slurm_trains_on_its_nodes_stops_in_time_and_goes_on(root: Path, photos: Path, tmp_path: Path) -> None:
+def test_slurm_trains_on_its_nodes_stops_in_time_and_resumes(root: Path, photos: Path, tmp_path: Path) -> None:
     """One node of two CPU processes, with stand-ins for SLURM's two commands."""
     (tmp_path / "bin").mkdir()
     scontrol = f'[ "$1" = show ] && echo localhost || echo "$@" >> {tmp_path}/scontrol.log'
@@ -318,3 +303,6 @@ def test_slurm_trains_on_its_nodes_stops_in_time_and_goes_on(root: Path, photos:
     assert "a step: 2 patches = 2 process(es) x 1 pass(es) x 1" in done.stdout
     assert checkpoint(tmp_path / "run")["step"] == step + 2
     assert (tmp_path / "scontrol.log").read_text() == "requeue 7\n"  # a run that has ended is not queued again
+    wrong = [str(tmp_path / "none") if word == str(photos / "train") else word for word in command]
+    failed = subprocess.run([*wrong, "--out", str(tmp_path / "other")], env=environment, capture_output=True, text=True)
+    assert failed.returncode == 1 and failed.stderr.count("none does not exist") == 2, "each rank says so once"

@@ -1,10 +1,10 @@
-"""What comes into the model zoo: finished runs only, better ones only, with a card that tells their whole training."""
+"""What comes into the model zoo: finished runs only, better ones only, with facts that tell their whole training."""
 
 import hashlib
-import re
+import json
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -12,87 +12,125 @@ import torch
 import train
 from models.team08_HATFreq.image_io import read_rgb, write_png
 from models.team08_HATFreq.weights import read_state_dict
-from tests.test_scripts import script
+from scripts import release_weights
+from scripts.release_weights import ZOO, card, main, training_command, worse_sets
 from utils.resize import imresize
 
 NAME = "hatfreq_light_x4"
 
 
 @pytest.fixture
-def release(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The script, with an empty model zoo of its own."""
-    module = script(root, "release_weights")
+def zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty model zoo."""
     (tmp_path / "zoo").mkdir()
-    monkeypatch.setattr(module, "ZOO", tmp_path / "zoo")
-    return module
+    monkeypatch.setattr(release_weights, "ZOO", tmp_path / "zoo")
+    return tmp_path / "zoo"
 
 
 @pytest.fixture
-def bench(photos: Path, tmp_path: Path) -> Path:
-    """One set of one pair, its images named as the evaluation sets name them."""
+def words(photos: Path, tmp_path: Path) -> Callable[..., list[str]]:
+    """A release's command line for some run folders; one set of one pair."""
     target = read_rgb(photos / "valid" / "cat.png")[:96, :96]
-    for name in ("HR", "LRbicx4"):
-        (tmp_path / "bench" / "Cats" / name).mkdir(parents=True)
-    write_png(tmp_path / "bench" / "Cats" / "HR" / "cat.png", target)
-    write_png(tmp_path / "bench" / "Cats" / "LRbicx4" / "catx4.png", imresize(target, 0.25))
-    return tmp_path / "bench"
-
-
-@pytest.fixture
-def arguments(bench: Path, tmp_path: Path) -> Callable[[str], list[str]]:
+    for name, image in (("HR/cat", target), ("LRbicx4/catx4", imresize(target, 0.25))):
+        (tmp_path / "bench" / "Cats" / name).parent.mkdir(parents=True)
+        write_png(tmp_path / "bench" / "Cats" / f"{name}.png", image)
     (tmp_path / "data.md").write_text("Data: half an astronaut.\n")
-    return lambda run: ["--run", str(tmp_path / run), "--bench", str(bench), "--data", str(tmp_path / "data.md")]
+    rest = ["--bench", str(tmp_path / "bench"), "--data", str(tmp_path / "data.md")]
+    return lambda *runs: ["--run", *(str(tmp_path / run) for run in runs), *rest]
 
 
-def test_a_release_has_a_card_and_only_a_better_run_replaces_it(
-    release: ModuleType,
-    arguments: Callable[[str], list[str]],
-    command: Callable[..., list[str]],
-    tmp_path: Path,
+def facts_of(zoo: Path) -> dict[str, Any]:
+    return json.loads((zoo / f"{NAME}.json").read_text())
+
+
+def test_only_a_better_run_is_released(
+    zoo: Path, words: Callable[..., list[str]], command: Callable[..., list[str]], tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-) -> None:
-    zoo, page = tmp_path / "zoo", tmp_path / "zoo" / f"{NAME}.md"
+) -> None:  # fmt: skip
     assert train.main(command("first", "--steps", "4")) == 0
-    assert release.main(arguments("first")) == 0
-    weights = (zoo / f"{NAME}.safetensors").read_bytes()
+    assert main(words("first")) == 0
+    weights, facts = (zoo / f"{NAME}.safetensors").read_bytes(), facts_of(zoo)
     sha256 = hashlib.sha256(weights).hexdigest()
+    assert facts["sha256"] == facts["runs"][0]["sha256"] == sha256 and facts["data"] == "Data: half an astronaut."
     assert (zoo / f"{NAME}.safetensors.sha256").read_text() == f"{sha256}  {NAME}.safetensors\n"
-    card = page.read_text()
-    assert f"| sha256 | `{sha256}` |" in card and "from scratch" in card and "Data: half an astronaut." in card
-    assert "| seen | 8 patches of 16x16 LR pixels |" in card and "--finish_in" not in card
-    assert str(tmp_path) not in card and "    --data $DATA/train \\\n" in card
-    single = release.score(zoo / f"{NAME}.safetensors", tmp_path / "bench", 1)["Cats"]
-    assert f"| Cats | {single[0]:.3f} / {single[1]:.4f} |" in card
+    assert facts["config"]["embed_dim"] == 12 and facts["runs"][0]["patches"] == 8
+    assert (facts["runs"][0]["start_sha256"], facts["runs"][0]["teacher"]) == (None, None)
+    text = (zoo / f"{NAME}.md").read_text()
+    psnr = facts["scores"]["Cats"]["single"]["psnr"]
+    assert f"| Cats | {psnr:.3f} /" in text and sha256 in text and "| started from | scratch |" in text
+    assert str(tmp_path) not in text + json.dumps(facts) and "    --data $DATA/train \\\n" in text
     capsys.readouterr()
 
-    assert release.main(arguments("first")) == 1  # equal is not better
-    assert "not released: the weights in the zoo are at least as good" in capsys.readouterr().err
-    assert (zoo / f"{NAME}.safetensors").read_bytes() == weights and page.read_text() == card
+    assert main(words("first")) == 1  # equal is not better
+    assert "at least as good on Cats" in capsys.readouterr().err
+    assert (zoo / f"{NAME}.safetensors").read_bytes() == weights and facts_of(zoo) == facts
 
-    init = ["--init", str(tmp_path / "first" / "last.safetensors")]  # the same tensors under another name
-    assert train.main(command("second", "--steps", "9", "--max_minutes", "1e-9", *init)) == 0
-    assert train.main(command("second", "--steps", "9", "--finish_in", "5", *init)) == 0
-    scores = {"Cats": (30.0, 0.9)}  # whatever it scores
-    last, data = tmp_path / "second" / "last.safetensors", "Data: the other half."
-    release.release(last, zoo / f"{NAME}.safetensors", last.parent, data, scores, scores)
-    second = page.read_text()
-    assert f"    --init model_zoo/team08_HATFreq/{NAME}.safetensors \\\n" in second and str(tmp_path) not in second
-    assert "The command of the last of 2 starts. `--finish_in`, not `--steps`, set the end of the schedule" in second
-    section = second[second.index("## Earlier training") :]
-    assert re.findall(r"^\| (\w+)", section, re.M) == ["sha256", "steps", "seen", "training", "machine"]
-    assert f"| sha256 | `{sha256}` |" in section and section.count("python train.py") == 1
-    state, trained = read_state_dict(zoo / f"{NAME}.safetensors"), read_state_dict(last)
+
+def test_the_facts_tell_every_run_and_its_teacher(
+    zoo: Path, words: Callable[..., list[str]], command: Callable[..., list[str]], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    assert train.main(command("first", "--steps", "2")) == 0
+    assert main(words("first")) == 0
+    first = facts_of(zoo)
+    start = str(tmp_path / "first" / "last.safetensors")  # the zoo's tensors under another name
+    assert train.main(command("second", "--steps", "9", "--max_minutes", "1e-9", "--init", start)) == 0  # unfinished
+    start = str(tmp_path / "second" / "last.safetensors")
+    assert train.main(command("third", "--steps", "2", "--init", start)) == 0
+    monkeypatch.setattr(release_weights, "worse_sets", lambda *scores: [])  # whatever it scores
+    (tmp_path / "DAT.pth").write_bytes(b"teacher")
+    assert main([*words("second", "third"), "--teacher", str(tmp_path / "DAT.pth")]) == 0
+    facts = facts_of(zoo)
+    assert facts["runs"][0] == first["runs"][0] and len(facts["runs"]) == 3
+    for before, run in zip(facts["runs"], facts["runs"][1:], strict=False):
+        assert run["start_sha256"] == before["sha256"]
+        assert run["teacher"] == {"name": "DAT", "sha256": hashlib.sha256(b"teacher").hexdigest()}
+    assert facts["runs"][1]["scores"] is None and list(facts["runs"][2]["scores"]) == ["Cats"]
+    text = (zoo / f"{NAME}.md").read_text()
+    assert text.count("python train.py") == 3 and "| teacher | DAT |" in text and str(tmp_path) not in text
+    state, trained = (
+        read_state_dict(path) for path in (zoo / f"{NAME}.safetensors", tmp_path / "third/last.safetensors")
+    )
     assert all(torch.equal(state[key], trained[key]) for key in trained)
 
 
 def test_unfinished_runs_and_unknown_starts_are_refused(
-    release: ModuleType, arguments: Callable[[str], list[str]], command: Callable[..., list[str]], tmp_path: Path
+    zoo: Path, words: Callable[..., list[str]], command: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     assert train.main(command("run", "--steps", "4", "--max_minutes", "1e-9")) == 0
     with pytest.raises(SystemExit, match="run is not finished"):
-        release.main(arguments("run"))
+        main(words("run"))
     assert train.main(command("run", "--steps", "4")) == 0
     assert train.main(command("next", "--steps", "4", "--init", str(tmp_path / "run" / "last.safetensors"))) == 0
-    with pytest.raises(SystemExit, match=r"started from .*last\.safetensors, not from hatfreq_light_x4\.safetensors"):
-        release.main(arguments("next"))
-    assert list((tmp_path / "zoo").iterdir()) == []
+    with pytest.raises(SystemExit, match=r"started from .*last\.safetensors, not from hatfreq_light_x4"):
+        main(words("next"))
+    assert train.main(command("other", "--steps", "4")) == 0
+    with pytest.raises(SystemExit, match="in their order"):
+        main(words("next", "other"))
+    assert list(zoo.iterdir()) == []
+
+
+def test_a_teacher_is_told_as_a_file_or_as_facts(tmp_path: Path) -> None:
+    told = {"name": "DAT", "sha256": "ab"}
+    assert release_weights.teacher_facts({**told, "more": "x"}) == told and release_weights.teacher_facts("") is None
+    assert release_weights.teacher_facts(tmp_path / "gone.pth") == {"name": "gone", "sha256": "not at hand"}
+
+
+def test_weights_must_be_better_on_every_set() -> None:
+    standing = {"A": {"psnr": 30.0}, "B": {"psnr": 28.0}}
+    assert worse_sets({"A": {"psnr": 30.1}, "B": {"psnr": 28.1}}, standing) == []
+    assert worse_sets({"A": {"psnr": 31.0}, "B": {"psnr": 28.0}}, standing) == ["B 28.0000 against 28.0000 dB"]
+
+
+def test_a_command_names_no_folder_of_the_machine() -> None:
+    training = {"data": ["hr=/m/d/train/a,lr=/m/d/lr/a,weight=2", "/m/d/train/b"], "valid_hr": ["/m/d/bench/HR"]}
+    training |= {"valid_lr": [], "init": "/elsewhere/runs/first/last.safetensors", "tensorboard": False, "lr": 0.5}
+    found = training_command({**training, "seed": 0, "out": "/m/runs/x"})
+    assert "--data hr=$DATA/train/a,lr=$DATA/lr/a,weight=2 $DATA/train/b --valid_hr $DATA/bench/HR" in found
+    assert "--init first/last.safetensors --no-tensorboard --lr 0.5 --out runs/light" in found
+
+
+@pytest.mark.artefacts
+def test_the_committed_card_is_rendered_from_the_facts() -> None:
+    facts = json.loads((ZOO / f"{NAME}.json").read_text())
+    assert card(facts) == (ZOO / f"{NAME}.md").read_text()

@@ -9,6 +9,8 @@ from torch import Tensor
 from models.team08_HATFreq import HATFreq, build_model, override
 from models.team08_HATFreq.network import PRESETS
 from models.team08_HATFreq.tiling import (
+    restore_blocks,
+    restore_samples,
     restore_tiled,
     self_ensemble,
     tile_starts,
@@ -134,3 +136,39 @@ def test_quantisation_clamps_and_rounds() -> None:
 def test_what_is_not_finite_is_never_written(bad: float) -> None:
     with pytest.raises(FloatingPointError, match="not finite"):
         to_samples(torch.full((1, 3, 2, 2), bad), np.dtype(np.uint8))
+
+
+@pytest.mark.parametrize("batch", [2, 3, 8])
+def test_tiles_in_batches_are_the_same_tiles(batch: int) -> None:
+    seen, lq = [], torch.rand(2, 3, 41, 70)
+
+    def noting(part: Tensor) -> Tensor:
+        seen.append(len(part))
+        return nearest(part)
+
+    blocks = restore_blocks(noting, lq, 4, 16, 4, batch=batch)
+    sr = torch.full((2, 3, 164, 280), float("nan"))
+    for top, left, block in blocks:
+        sr[..., top : top + block.shape[-2], left : left + block.shape[-1]] = block
+    torch.testing.assert_close(sr, nearest(lq), rtol=0, atol=1e-6)
+    columns = len(tile_starts(70, 16, 4))
+    assert seen == [2 * min(batch, columns - start) for start in range(0, columns, batch)] * len(tile_starts(41, 16, 4))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_samples_come_back_whole_and_tiled(dtype: type) -> None:
+    rgb = np.random.default_rng(0).integers(0, np.iinfo(dtype).max + 1, (37, 50, 3)).astype(dtype)
+    expected = rgb.repeat(4, 0).repeat(4, 1)
+    for tile, batch in ((0, 1), (16, 1), (16, 3)):
+        np.testing.assert_array_equal(restore_samples(nearest, rgb, 4, tile, 4, batch=batch), expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_samples_from_a_gpu_are_the_cpus(dtype: type) -> None:
+    rgb = np.random.default_rng(0).integers(0, np.iinfo(dtype).max + 1, (37, 50, 3)).astype(dtype)
+    for tile, batch in ((0, 1), (16, 3)):
+        found = restore_samples(nearest, rgb, 4, tile, 4, torch.device("cuda"), batch)
+        np.testing.assert_array_equal(found, rgb.repeat(4, 0).repeat(4, 1))
+    with pytest.raises(FloatingPointError, match="not finite"):
+        restore_samples(lambda lq: nearest(lq) / 0, rgb, 4, 16, 4, torch.device("cuda"))

@@ -48,4 +48,4 @@ def test_make_lr_equals_the_classic_pairs(root: Path, shared: Path, tmp_path: Pa
 
 def test_too_small_an_image_is_an_error(root: Path) -> None:
     with pytest.raises(ValueError, match="3x9 pixels is smaller than the scale 4"):
-        script(root, "make_lr").shrink(np.zeros((9, 3, 3), np.uint8), 4)
+        script(root, "make_lr").bicubic_downscale(np.zeros((9, 3, 3), np.uint8), 4)

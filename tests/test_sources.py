@@ -1,13 +1,15 @@
 """Folders, trees, lists and tar shards as sources of images: the same bytes whichever way, and clear refusals."""
 
 import io
+import os
+import pickle
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from image_data.sources import DataError, ImageFile, expand
+from image_data.sources import DataError, ImageFile, ImageList, expand
 from models.team08_HATFreq.image_io import ImageError, write_png
 
 
@@ -74,13 +76,16 @@ def test_a_list_names_images_folders_and_shards_relative_to_itself(tree: Path, s
     [
         ("none", "none does not exist: give a folder of images"),
         ("none/**", "none is not a folder"),
-        ("shard-0.tar::c.png", "shard-0.tar holds no image c.png: make the list anew"),
+        ("shard-0.tar::c.png", "shard-0.tar holds no image c.png: make the list again"),
         ("empty.txt", "empty.txt holds no images"),
         ("lost.txt", r"lost.txt, line 2: .*none does not exist"),
         ("nested.txt", "line 1: a list cannot name another list"),
-        ("packed.tar", "packed.tar is no tar shard that can be read .*plain, not compressed"),
-        ("cut.tar", "cut.tar is no tar shard that can be read"),
-        ("binary.txt", "binary.txt is no list of images"),
+        ("packed.tgz", "packed.tgz is a compressed archive: unpack it"),
+        ("shut.tar", "shut.tar is not a tar shard that can be read .*the mark of its end is missing"),
+        ("doubled.tar", "doubled.tar holds several images called a.png"),
+        ("packed.tar", "packed.tar is not a tar shard that can be read .*plain, not compressed"),
+        ("cut.tar", "cut.tar is not a tar shard that can be read"),
+        ("binary.txt", "binary.txt is not a list of images"),
     ],
 )
 def test_words_that_lead_nowhere_are_refused(shard: Path, tmp_path: Path, word: str, message: str) -> None:
@@ -89,6 +94,10 @@ def test_words_that_lead_nowhere_are_refused(shard: Path, tmp_path: Path, word: 
     (tmp_path / "nested.txt").write_text("empty.txt\n")
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00\x80")
     pack(tmp_path / "packed.tar", {"a.png": b"x" * 100}, "w:gz")
+    (tmp_path / "packed.tgz").write_bytes((tmp_path / "packed.tar").read_bytes())
+    one = pack(tmp_path / "one.tar", {"a.png": b"x"}).read_bytes()[:1024]
+    (tmp_path / "shut.tar").write_bytes(one)
+    (tmp_path / "doubled.tar").write_bytes(one + one + bytes(1024))
     (tmp_path / "cut.tar").write_bytes(shard.read_bytes()[:700])
     with pytest.raises(DataError, match=message):
         expand(str(tmp_path / word))
@@ -101,3 +110,52 @@ def test_a_lost_or_cut_image_is_named(shard: Path, tmp_path: Path) -> None:
         image.read_rgb()
     with pytest.raises(ImageError, match=r"gone.png cannot be read \(No such file"):
         ImageFile(tmp_path / "gone.png").read_rgb()
+
+
+@pytest.mark.parametrize("damage", ["flipped", "zeroed", "cut"])
+def test_a_damaged_header_in_the_middle_of_a_shard_is_noticed(shard: Path, damage: str) -> None:
+    """tarfile takes it for the end: what stands behind it would be gone without a word."""
+    place = expand(str(shard))[2].offset - 512
+    content = bytearray(shard.read_bytes())
+    if damage == "flipped":
+        content[place + 120] ^= 4
+    if damage == "zeroed":
+        content[place : place + 512] = bytes(512)
+    shard.write_bytes(content[:place] if damage == "cut" else content)
+    with pytest.raises(DataError, match=r"shard-0.tar is not a tar shard that can be read"):
+        expand(str(shard))
+
+
+def test_links_to_folders_are_followed_once_and_loops_end(tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    write_png(tmp_path / "elsewhere" / "9.png", noise(9))
+    (tree / "c").symlink_to(tmp_path / "elsewhere")
+    (tree / "again").symlink_to(tmp_path / "elsewhere")
+    (tree / "b" / "loop").symlink_to(tree)
+    (tree / "dangling").symlink_to(tmp_path / "none")
+    (tree / "self").symlink_to(tree / "self")
+    names = ["a/0.png", "a/1.png", "again/9.png", "b/0.png", "b/1.png"]
+    assert [image.name for image in expand(f"{tree}/**")] == [str(tree / name) for name in names]
+
+
+def test_names_in_lists_are_bytes_behind_a_byte_order_mark(tree: Path, tmp_path: Path) -> None:
+    names = [b"\xe9t\xe9.png", "été\u2028.png".encode(), b"b\x0b\x1c.png"]
+    for number, name in enumerate(names):
+        os.rename(os.fsencode(tree / "a" / "0.png"), os.path.join(os.fsencode(tmp_path), name))
+        write_png(tree / "a" / "0.png", noise(number + 1))
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbf" + b"\r\n".join(names))
+    for number, image in enumerate(expand(str(tmp_path / "list.txt"))):
+        np.testing.assert_array_equal(image.read_rgb(), noise(number))
+
+
+def test_a_list_needs_no_suffix_to_name_folders(tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "chosen").write_text("tree/a\ntree/b\n")
+    assert len(expand(str(tmp_path / "chosen"))) == 4
+
+
+def test_an_image_list_is_a_sequence_of_files(tree: Path, shard: Path) -> None:
+    files = [*expand(f"{tree}/**"), *expand(str(shard))]
+    images = pickle.loads(pickle.dumps(ImageList(files)))
+    assert images == files and len(images) == 8 and images[-1] == files[-1] and images[2:5] == files[2:5]
+    with pytest.raises(IndexError):
+        images[8]

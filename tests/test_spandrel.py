@@ -1,12 +1,16 @@
 """spandrel opens our files as HATFreq and plain HAT's as its own."""
 
+import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 spandrel = pytest.importorskip("spandrel", reason="spandrel is not installed (pip install .[dev])")
 
+from integrations import spandrel_hatfreq  # noqa: E402
 from integrations.spandrel_hatfreq import install, is_hatfreq  # noqa: E402
 from models.team08_HATFreq import PRESETS, HATFreq, build_model, override  # noqa: E402
 from models.team08_HATFreq.image_io import read_rgb  # noqa: E402
@@ -59,7 +63,9 @@ def test_other_scales_are_read_off_the_tensors(tmp_path: Path, scale: int) -> No
     assert opened(tmp_path / "w.safetensors").scale == scale
 
 
-@pytest.mark.parametrize("preset", list(PRESETS))
+@pytest.mark.parametrize(
+    "preset", ["light", *(pytest.param(name, marks=pytest.mark.slow) for name in list(PRESETS)[1:])]
+)
 def test_every_preset_at_its_full_size_is_described(preset: str) -> None:
     for frequency in ("both", "global", "window", "none"):
         config = override(PRESETS[preset], {"frequency": frequency})
@@ -150,3 +156,23 @@ def test_the_shipped_weights_restore_a_photograph(root: Path, photos: Path) -> N
     assert torch.equal(theirs(lq), expected)
     theirs.bfloat16()
     assert (theirs(lq.bfloat16()).float() - expected).abs().max() < 0.02
+
+
+def test_comfyuis_folder_registers_and_its_loaders_call_opens(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    """What ComfyUI does: import the folder under custom_nodes by its path, then load the tensors of the file."""
+    monkeypatch.setitem(sys.modules, "spandrel_hatfreq", spandrel_hatfreq)  # as pip installs it
+    path = root / "integrations" / "comfyui_hatfreq" / "__init__.py"
+    found = importlib.util.spec_from_file_location("comfyui_hatfreq", path)
+    assert found is not None and found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    assert module.NODE_CLASS_MAPPINGS == {}
+    ours = saved(tmp_path / "w.safetensors", "light")
+    state = safetensors.torch.load_file(tmp_path / "w.safetensors", device="cpu")
+    model = spandrel.ModelLoader().load_from_state_dict(state).eval()
+    assert model.architecture.id == "HATFreq" and model.scale == 4
+    lq = torch.rand(1, 3, 9, 8)
+    with torch.inference_mode():
+        assert torch.equal(model(lq), ours(lq).clamp(0, 1))

@@ -1,12 +1,10 @@
-"""Several processes as one trainer: the same batches and losses, deaths, a NaN on one rank, signals, bad shares."""
+"""Several processes as one trainer: the same batches and losses, a NaN on one rank, torchrun's restart, bad shares."""
 
 import csv
 import os
-import signal
+import re
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
@@ -19,49 +17,40 @@ from models.team08_HATFreq.weights import read_state_dict
 from training.checkpoint import load_checkpoint
 from training.config import ConfigError
 from training.data import StepBatches, by_step
-from training.distributed import World, choose_device, joined
+from training.distributed import World, joined
 
 skimage_data = pytest.importorskip("skimage.data")
 CPU = torch.device("cpu")
-# No stochastic depth: it is drawn anew in every process, so that equal results could not be expected.
+# No stochastic depth: every process draws its own, so that equal results could not be expected.
 TINY = ["embed_dim=12", "depths=1", "num_heads=2", "window_size=8", "drop_path_rate=0.0"]
-Launch = Callable[..., subprocess.CompletedProcess[str]]
+NAN_ON_RANK_1 = """
+def spoiling(batch, device, honest=train.to_pair):
+    factor = float("nan") if rank == 1 and steps == [0, 1, 2] else 1.0
+    return [part * factor for part in honest(batch, device)]
 
-# Patches the trainer in one process, then runs it: argv[1] is the patch, the rest train.py's command line.
+def counting(run, parts, honest=train.train_step):
+    steps.append(run.step)
+    return honest(run, parts)
+
+steps = []
+train.train_step, train.to_pair = counting, spoiling
+"""
+# Dies once, in the fourth step of rank 1.
 DRIVER = """
 import os, signal, sys
 from pathlib import Path
-
 import train
+from training.lifetime import exit_with
 
-patch, rank = sys.argv[1], int(os.environ["RANK"])
-honest_step, honest_input = train.train_step, train.to_pair
-steps = []
-
-
-def dying(run, parts):
+def dying(run, parts, honest=train.train_step):
     marker = Path(run.config.out) / "died"
-    if run.step == 3 and rank == 1 and not marker.exists():
+    if run.step == 3 and os.environ["RANK"] == "1" and not marker.exists():
         marker.touch()
         os.kill(os.getpid(), signal.SIGKILL)
-    return honest_step(run, parts)
+    return honest(run, parts)
 
-
-def counting(run, parts):
-    steps.append(run.step)
-    return honest_step(run, parts)
-
-
-def spoiling(batch, device):
-    factor = float("nan") if rank == 1 and steps[-1] == 2 else 1.0
-    return [part * factor for part in honest_input(batch, device)]
-
-
-if patch == "dies":
-    train.train_step = dying
-if patch == "nan":
-    train.train_step, train.to_pair = counting, spoiling
-sys.exit(train.main(sys.argv[2:]))
+train.train_step = dying
+exit_with(train.main)
 """
 
 
@@ -77,28 +66,10 @@ def folders(tmp_path: Path) -> Path:
 
 
 def words(folders: Path, name: str, *more: str) -> list[str]:
-    fixed = (
-        "--batch 4 --patch 16 --warmup 2 --grad_clip 1 --workers 0 --device cpu --threads 1 --steps 6 --save_every 1"
-    )
     paths = ["--data", str(folders / "train"), "--valid_hr", str(folders / "valid"), "--out", str(folders / name)]
-    return [*paths, *fixed.split(), "--valid_every", "1", "--model_overrides", *TINY, *more]
-
-
-def launcher(root: Path, folders: Path, script: list[str], restarts: int = 0) -> list[str]:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    return [*torchrun, "--max_restarts", str(restarts), *script]
-
-
-@pytest.fixture
-def two_processes(root: Path, folders: Path) -> Launch:
-    """Runs a script under torchrun with two processes on the CPU (gloo)."""
-
-    def launch(script: list[str], restarts: int = 0) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
-        command = launcher(root, folders, script, restarts)
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-
-    return launch
+    fixed = ["--batch", "4", "--patch", "16", "--warmup", "2", "--grad_clip", "1", "--workers", "0", "--device", "cpu"]
+    fixed += ["--threads", "1", "--steps", "6", "--save_every", "1", "--valid_every", "2", "--no-tensorboard"]
+    return [*paths, *fixed, "--sample_images", "0", "--model_overrides", *TINY, *more]
 
 
 def log(folder: Path) -> list[dict[str, str]]:
@@ -108,7 +79,7 @@ def log(folder: Path) -> list[dict[str, str]]:
 
 def assert_same_run(one: Path, other: Path) -> None:
     """Losses, validation and averaged weights agree within float tolerance."""
-    assert [row["step"] for row in log(one)] == [row["step"] for row in log(other)] == [str(n) for n in range(1, 7)]
+    assert [row["step"] for row in log(one)] == [row["step"] for row in log(other)] == ["2", "4", "6"]
     for a, b in zip(log(one), log(other), strict=True):
         assert float(a["loss"]) == pytest.approx(float(b["loss"]), rel=1e-4)
         assert float(a["psnr"]) == pytest.approx(float(b["psnr"]), abs=0.01)
@@ -117,65 +88,46 @@ def assert_same_run(one: Path, other: Path) -> None:
         torch.testing.assert_close(tensor, others[key], rtol=1e-3, atol=2e-5)
 
 
-@pytest.mark.slow
-def test_two_processes_with_accumulation_train_as_one(root: Path, folders: Path, two_processes: Launch) -> None:
+def test_two_processes_with_accumulation_train_as_one_and_one_resumes_what_two_began(server, folders: Path) -> None:
     assert train.main(words(folders, "one")) == 0
-    done = two_processes([str(root / "train.py"), *words(folders, "two", "--micro_batch", "1")])
-    assert done.returncode == 0, done.stderr
-    assert "a step: 4 patches = 2 process(es) x 2 pass(es) x 1" in done.stdout
-    assert done.stdout.count("done: ") == 1  # one process speaks
+    two = server.start(words(folders, "two", "--micro_batch", "1"), ranks=2)
+    assert two.wait() == {0: 0, 1: 0}, two.said
+    assert "a step: 4 patches = 2 process(es) x 2 pass(es) x 1" in two.said
+    assert two.said.count("done: ") == 1  # one process speaks
     assert_same_run(folders / "one", folders / "two")
-
-
-@pytest.mark.slow
-def test_a_run_goes_on_with_another_number_of_processes(root: Path, folders: Path, two_processes: Launch) -> None:
-    assert train.main(words(folders, "one")) == 0
-    done = two_processes([str(root / "train.py"), *words(folders, "moved", "--max_minutes", "1e-9")])
-    assert done.returncode == 0, done.stderr
+    begun = server.start(words(folders, "moved", "--max_minutes", "1e-9"), ranks=2)
+    assert begun.wait() == {0: 0, 1: 0}, begun.said
     assert load_checkpoint(folders / "moved")[0]["step"] == 1
     assert train.main(words(folders, "moved")) == 0
     assert_same_run(folders / "one", folders / "moved")
 
 
+def test_a_nan_on_one_rank_stops_all_with_step_rate_and_files(server, folders: Path) -> None:
+    run = server.start(words(folders, "two"), ranks=2, patch=NAN_ON_RANK_1)
+    assert run.wait() == {0: 1, 1: 1}
+    assert run.said.count("loss is nan at step 2, lr 0.00") == 2  # every process says so and leaves
+    assert re.search(r"files .*train/[01]\.png", run.said) and "--change lr grad_clip" in run.said
+    assert load_checkpoint(folders / "two")[0]["step"] == 2
+
+
+def test_a_fault_that_all_share_ends_all(server, folders: Path) -> None:
+    run = server.start(words(folders, "two", "--data", str(folders / "none")), ranks=2)
+    assert run.wait(20) == {0: 1, 1: 1}
+    assert "none does not exist" in run.said and "Traceback" not in run.said
+
+
 @pytest.mark.slow
-def test_torchruns_restart_goes_on_after_a_rank_died(folders: Path, two_processes: Launch) -> None:
+def test_torchruns_restart_resumes_after_a_rank_died(root: Path, folders: Path) -> None:
     assert train.main(words(folders, "one")) == 0
     (folders / "driver.py").write_text(DRIVER)
-    done = two_processes([str(folders / "driver.py"), "dies", *words(folders, "two")], restarts=1)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*torchrun, "--max_restarts", "1", str(folders / "driver.py"), *words(folders, "two")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert (folders / "two" / "died").exists()
     assert "resuming" in done.stdout
     assert_same_run(folders / "one", folders / "two")
-
-
-@pytest.mark.slow
-def test_a_nan_on_one_rank_stops_all_with_step_rate_and_files(folders: Path, two_processes: Launch) -> None:
-    (folders / "driver.py").write_text(DRIVER)
-    done = two_processes([str(folders / "driver.py"), "nan", *words(folders, "two")])
-    assert done.returncode != 0
-    for rank in (0, 1):
-        assert f"[rank{rank}]" in done.stderr or "loss is nan at step 2, lr 0.00" in done.stderr
-    assert done.stderr.count("loss is nan at step 2, lr 0.00") == 2  # every process says so and leaves
-    assert "train/0.png" in done.stderr or "train/1.png" in done.stderr
-    assert load_checkpoint(folders / "two")[0]["step"] == 2
-
-
-@pytest.mark.slow
-def test_preemption_ends_with_a_checkpoint(root: Path, folders: Path) -> None:
-    script = [str(root / "train.py"), *words(folders, "two", "--steps", "100000")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        launcher(root, folders, script), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
-        deadline = time.monotonic() + 120
-        while not (folders / "two" / "checkpoint.pt").exists() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        process.send_signal(signal.SIGTERM)
-        output = process.communicate(timeout=120)[0]
-    assert process.returncode != 0
-    assert "stopped at step " in output
-    state, _ = load_checkpoint(folders / "two")
-    assert state["step"] == int(output.split("stopped at step ")[1].split()[0])
 
 
 def test_shares_follow_one_another_in_the_global_batch() -> None:
@@ -211,18 +163,14 @@ def test_batches_that_cannot_be_shared_are_refused(size: int, batch: int, micro:
 
 def test_one_process_before_several_gpus_is_refused(monkeypatch: pytest.MonkeyPatch, folders: Path) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    with pytest.raises(
-        ConfigError, match="4 GPUs and one process: start with 'torchrun --standalone --nproc_per_node 4"
-    ):
-        next(joined("auto").gen)
+    with pytest.raises(ConfigError, match=r"4 GPUs and one process: .*--nproc_per_node 4"):
+        next(joined("auto", 10).gen)
     with pytest.raises(SystemExit, match="4 GPUs and one process"):
         train.main(words(folders, "one", "--device", "auto"))
     assert not (folders / "one").exists()
 
 
-def test_devices_that_are_not_there_are_refused() -> None:
-    with pytest.raises(ConfigError, match="device must be auto, cpu, cuda or cuda:N, got 'tpu'"):
-        choose_device("tpu")
-    with pytest.raises(ConfigError, match="GPU 99 asked for"):
-        choose_device("cuda:99")
-    assert choose_device("cpu", local_rank=1) == CPU
+@pytest.mark.parametrize("name", ["tpu", "cuda:x", "cuda:99"])
+def test_devices_that_are_not_there_are_refused(folders: Path, name: str) -> None:
+    with pytest.raises(SystemExit, match=r"train\.py: device "):
+        train.main(words(folders, "one", "--device", name))

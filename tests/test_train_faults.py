@@ -4,12 +4,12 @@ import os
 import random
 import re
 import signal
-import subprocess
-import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import train
 from models.team08_HATFreq.image_io import write_png
@@ -18,38 +18,15 @@ from training.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-# Starts the trainer again and again in children of one process, each killed after the next of the pauses given: a start
-# then takes a tenth of a second, as PyTorch is imported once.
-KILLER = """
-import os, signal, sys, time
-import torch
-import train
-torch.set_num_threads(1)
-pauses, arguments = [float(p) for p in sys.argv[1].split(",")], sys.argv[2:]
-for pause in pauses:
-    child = os.fork()
-    if child == 0:
-        os._exit(train.main(arguments))
-    time.sleep(pause)
-    os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    print("killed" if os.WIFSIGNALED(status) else "ended", flush=True)
-"""
-
 # Kills the trainer at the n-th of the moments at which a checkpoint's writing can be torn, or limits its disk.
-SABOTEUR = """
-import os, resource, signal, sys
-import torch
-import train
+SABOTAGE = """
+import resource
 from training import checkpoint
-torch.set_num_threads(1)
-moment, save, replace = sys.argv[1], torch.save, os.replace
+moment, save, replace = "{moment}", torch.save, os.replace
 saves = renames = 0
-
 
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
-
 
 def torn_save(state, file):
     global saves
@@ -64,108 +41,141 @@ def torn_save(state, file):
         file.flush()
         die()
 
-
 def torn_replace(source, target):
     global renames
     if saves == 2 and str(target).endswith(".pt"):
         renames += 1
-        if moment == f"rename {renames}":
+        if moment == f"rename {{renames}}":
             die()
     replace(source, target)
-    if saves == 2 and moment == f"renamed {renames}" and str(target).endswith(".pt"):
+    if saves == 2 and moment == f"renamed {{renames}}" and str(target).endswith(".pt"):
         die()
 
-
 checkpoint.torch.save, checkpoint.os.replace = torn_save, torn_replace
-sys.exit(train.main(sys.argv[2:]))
 """
 
 
-def run_script(root: Path, script: str, *words: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
-    command = [sys.executable, "-c", script, *words]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-
-
-def test_twenty_kills_at_random_moments_change_nothing(root, command, tmp_path):
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments_change_nothing(server, command, tmp_path):
     long = ["--steps", "150", "--save_every", "2", "--valid_every", "30", "--workers", "1"]
     assert train.main(command("whole", *long)) == 0
     seed = random.randrange(10**6)
-    draw = random.Random(seed)
-    pauses = ",".join(f"{draw.uniform(0.05, 1.2):.3f}" for _ in range(20))
-    done = run_script(root, KILLER, pauses, *command("killed", *long))
-    starts = re.findall(r"steps (\d+) to 150", done.stdout)
-    assert done.stdout.count("killed") >= 10, f"seed {seed}: {done.stdout}{done.stderr}"
+    draw, said, statuses = random.Random(seed), "", []
+    for _ in range(20):
+        run = server.start(command("killed", *long))
+        if draw.random() < 0.7:  # else somewhere in its start
+            run.wait_for("\nstep ")
+        time.sleep(draw.uniform(0.02, 0.5))
+        os.kill(run.pids[0], signal.SIGKILL)
+        statuses.append(run.wait()[0])
+        said += run.said
+    starts = re.findall(r"steps (\d+) to 150", said)
+    assert statuses.count(-signal.SIGKILL) >= 10, f"seed {seed}: {said}"
     assert len(set(starts)) >= 5, f"seed {seed}: it never got on: {starts}"
     assert train.main(command("killed", *long)) == 0
     assert_equal_runs(tmp_path / "whole", tmp_path / "killed")
 
 
-@pytest.mark.parametrize("moment", ["writing", "written", "rename 1", "renamed 1", "rename 2", "renamed 2", "disk"])
-def test_a_checkpoint_torn_while_it_is_written_costs_its_steps_only(root, command, tmp_path, moment):
-    short = ["--steps", "9", "--save_every", "3"]
-    assert train.main(command("whole", *short)) == 0
-    torn = run_script(root, SABOTEUR, moment, *command("torn", *short))
+SHORT = ["--steps", "6", "--save_every", "2", "--valid_every", "6"]
+
+
+@pytest.fixture(scope="module")
+def whole() -> dict:
+    """The last checkpoint of an undisturbed run, once it was made."""
+    return {}
+
+
+@pytest.mark.parametrize(
+    "moment", [*(f"{when} {n}" for when in ("rename", "renamed") for n in (1, 2, 3)), "writing", "written", "disk"]
+)
+def test_a_checkpoint_torn_while_it_is_written_costs_its_steps_only(server, command, tmp_path, whole, moment):
+    torn = server.start(command("torn", *SHORT), patch=SABOTAGE.format(moment=moment))
     if moment == "disk":
-        assert torn.returncode == 1
+        assert torn.wait() == {0: 1}
         assert re.search(
-            r"train\.py: cannot write .*checkpoint\.pt\.tmp: .*; the checkpoints before it are un", torn.stderr
+            r"train\.py: cannot write .*checkpoint\.new\.pt.*; the checkpoints before it are un", torn.said
         )
-        assert not (tmp_path / "torn" / "checkpoint.pt.tmp").exists()
+        assert not list((tmp_path / "torn").glob(".partial-*"))
     else:
-        assert torn.returncode == -signal.SIGKILL, torn.stderr
+        assert torn.wait() == {0: -signal.SIGKILL}, torn.said
     state, _ = load_checkpoint(tmp_path / "torn")
-    assert state is not None and state["step"] == (6 if moment == "renamed 2" else 3)
-    assert train.main(command("torn", *short)) == 0
-    assert_equal_runs(tmp_path / "whole", tmp_path / "torn")
+    assert state is not None and state["step"] == (4 if moment == "renamed 3" else 2)
+    assert train.main(command("torn", *SHORT)) == 0
+    if not whole:
+        assert train.main(command("whole", *SHORT)) == 0
+        whole.update(checkpoint(tmp_path / "whole"))
+    end = checkpoint(tmp_path / "torn")
+    assert end["step"] == 6 and all(torch.equal(end["ema"][key], whole["ema"][key]) for key in whole["ema"])
+
+
+def noise(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (72, 72, 3), np.uint8)
 
 
 @pytest.fixture
 def going_bad(tmp_path, monkeypatch):
-    """Four small photographs of their own; after a step, one that is drawn later is cut short."""
+    """Four small photographs of their own; in the third step, one that is drawn later is cut short."""
     folder = tmp_path / "bad"
     folder.mkdir()
     for number in range(4):
-        image = np.random.default_rng(number).integers(0, 256, (72, 72, 3), np.uint8)
-        write_png(folder / f"{number}.png", image)
-    honest = train.train_step
-
-    def spoil(run, parts):
-        if run.step == 2:
-            (folder / "1.png").write_bytes((folder / "1.png").read_bytes()[:100])
-        return honest(run, parts)
-
-    monkeypatch.setattr(train, "train_step", spoil)
+        write_png(folder / f"{number}.png", noise(number))
+    in_third_step(monkeypatch, lambda: (folder / "1.png").write_bytes((folder / "1.png").read_bytes()[:100]))
     return folder
 
 
-def bad_command(command, folder: Path, name: str, *more: str) -> list[str]:
-    words = command(name, "--steps", "14", "--save_every", "2", "--cache_gb", "0", *more)
-    words[words.index("--data") + 1] = str(folder)
-    return words
+def in_third_step(monkeypatch, action, honest=train.train_step) -> None:
+    def acting(run, parts):
+        if run.step == 2:
+            action()
+        return honest(run, parts)
+
+    monkeypatch.setattr(train, "train_step", acting)
 
 
-def test_an_image_that_goes_bad_stops_the_run_and_restored_it_goes_on(command, going_bad, tmp_path, monkeypatch):
+def with_data(words: list[str], folder: Path) -> list[str]:
+    place = words.index("--data")
+    return [*words[: place + 1], str(folder), *words[place + 2 :]]
+
+
+FOURTEEN = ["--steps", "14", "--save_every", "2", "--cache_gb", "0", "--valid_every", "14"]
+
+
+def test_an_image_that_goes_bad_stops_the_run_and_restored_it_resumes(command, going_bad, tmp_path, monkeypatch):
     good = (going_bad / "1.png").read_bytes()
-    with pytest.raises(SystemExit, match=r"train\.py: .*1\.png is damaged or truncated .*--bad_images skip"):
-        train.main(bad_command(command, going_bad, "run"))
+    words = with_data(command("run", *FOURTEEN), going_bad)
+    with pytest.raises(SystemExit, match=r"train\.py: .*1\.png .*--bad_images skip"):
+        train.main(words)
     assert checkpoint(tmp_path / "run")["step"] >= 2
     with pytest.raises(SystemExit, match=r"(?s)1 of 4 training images cannot be used.*1\.png: unreadable"):
-        train.main(bad_command(command, going_bad, "run"))
+        train.main(words)
     (going_bad / "1.png").write_bytes(good)
-    monkeypatch.undo()
-    assert train.main(bad_command(command, going_bad, "run", "--audit_cache", "none")) == 0
-    assert train.main(bad_command(command, going_bad, "whole", "--audit_cache", "none")) == 0
+    in_third_step(monkeypatch, lambda: None)
+    for name in ("run", "whole"):
+        assert train.main(with_data(command(name, *FOURTEEN, "--audit_cache", "none"), going_bad)) == 0
     assert_equal_runs(tmp_path / "whole", tmp_path / "run")
 
 
-@pytest.mark.parametrize("workers", ["0", "1"])
-def test_an_image_that_goes_bad_is_passed_over_when_asked_to(command, going_bad, tmp_path, capsys, workers):
-    assert train.main(bad_command(command, going_bad, "run", "--bad_images", "skip", "--workers", workers)) == 0
+@pytest.mark.parametrize("cache", ["auto", "none"])
+def test_an_image_that_goes_bad_and_then_vanishes_is_passed_over_when_asked_to(
+    command, going_bad, tmp_path, capsys, cache
+):
+    words = with_data(command("run", *FOURTEEN, "--audit_cache", cache, "--bad_images", "skip"), going_bad)
+    assert train.main(words) == 0
     errors = capsys.readouterr().err
     assert errors.count("unreadable image number 1, other images are drawn instead") == 1 and "1.png" in errors
-    state = checkpoint(tmp_path / "run")
-    # A restart finds it unreadable at once, and still goes on with the same order of the others.
-    more = ["--bad_images", "skip", "--steps", "16"]
-    assert train.main(bad_command(command, going_bad, "run", *more)) == 0
-    assert checkpoint(tmp_path / "run")["step"] == 16 and checkpoint(tmp_path / "run")["data"] == state["data"]
+    began = checkpoint(tmp_path / "run")
+    # A restart finds it unreadable at once, or gone, and keeps the order of the others.
+    for steps in ("15", "16"):
+        assert train.main([*words, "--steps", steps, "--change", "steps"]) == 0
+        assert checkpoint(tmp_path / "run")["step"] == int(steps)
+        assert checkpoint(tmp_path / "run")["data"] == began["data"]
+        (going_bad / "1.png").unlink(missing_ok=True)
+    words[words.index("skip")] = "stop"
+    with pytest.raises(SystemExit, match=r"have changed since .*bad/1\.png is missing or changed"):
+        train.main([*words, "--steps", "20", "--change", "steps"])
+
+
+def test_an_image_that_was_replaced_stops_the_run(command, going_bad, monkeypatch):
+    in_third_step(monkeypatch, lambda: write_png(going_bad / "1.png", noise(9)))
+    with pytest.raises(SystemExit, match=r"bad/1\.png has changed since the run began: it has other pixels"):
+        train.main(with_data(command("run", *FOURTEEN), going_bad))

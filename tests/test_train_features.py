@@ -38,11 +38,9 @@ def test_folders_lists_shards_and_pairs_of_the_same_images_train_alike(command, 
     for name, word, more in (
         ("list", "list.txt", []),
         ("shard", "shard.tar", ["--workers", "2", "--cache_gb", "0"]),
-        ("decoded", "shard.tar", ["--cache_gb", "0", "--decoded", str(tmp_path / "pixels")]),
     ):
         assert train.main(with_data(command(name, "--steps", "4", *more), str(tmp_path / word))) == 0
         assert_equal_runs(tmp_path / "folder", tmp_path / name)
-    assert len(list((tmp_path / "pixels").iterdir())) in (3, 4)
 
 
 def test_official_low_resolution_images_are_what_is_trained_on(command, photos, tmp_path):
@@ -50,9 +48,9 @@ def test_official_low_resolution_images_are_what_is_trained_on(command, photos, 
     (tmp_path / "same").mkdir()
     (tmp_path / "other").mkdir()
     for path in sorted((photos / "train").iterdir()):
-        low = imresize(read_rgb(path), 0.25)
-        write_png(tmp_path / "same" / f"{path.stem}x4.png", low)
-        write_png(tmp_path / "other" / path.name, 255 - low)
+        lq = imresize(read_rgb(path), 0.25)
+        write_png(tmp_path / "same" / f"{path.stem}x4.png", lq)
+        write_png(tmp_path / "other" / path.name, 255 - lq)
     assert train.main(command("made", "--steps", "3")) == 0
     for name in ("same", "other"):
         word = f"hr={photos / 'train'},lr={tmp_path / name}"
@@ -62,7 +60,7 @@ def test_official_low_resolution_images_are_what_is_trained_on(command, photos, 
     assert other > 10 * made
 
 
-def test_several_sets_samples_and_tensorboard(command, photos, tmp_path):
+def test_several_sets_samples_curves_and_tensorboard(command, photos, tmp_path, curves):
     (tmp_path / "second" / "HR").mkdir(parents=True)
     write_png(tmp_path / "second" / "HR" / "a.png", read_rgb(photos / "valid" / "cat.png")[:96, :80])
     sets = ["--valid_hr", str(photos / "valid"), str(tmp_path / "second" / "HR"), "--valid_tile", "24"]
@@ -78,8 +76,10 @@ def test_several_sets_samples_and_tensorboard(command, photos, tmp_path):
     assert [path.name for path in pictures] == ["step_0000004.png", "step_0000008.png"]
     assert read_rgb(pictures[0]).shape == (160 + 8 + 96, 3 * 160 + 16, 3)
     assert list((tmp_path / "run" / "tensorboard").glob("events.out.tfevents.*"))
+    assert read_rgb(tmp_path / "run" / "curves.png").shape[1] > 1000
 
 
+@pytest.mark.slow
 def test_ninety_minutes_are_kept(command, tmp_path):
     """Here six seconds: the run ends with them, its rate fully decayed, without knowing its speed beforehand."""
     began = time.monotonic()
@@ -99,7 +99,7 @@ def test_milestones_halve_the_rate(command, tmp_path):
 
 
 def test_fusion_blocks_have_a_rate_of_their_own(command, tmp_path):
-    more = ["--warmup", "0", "--grad_clip", "0", "--lr", "1e-4", "--milestones", "9", "--fusion_lr_scale", "10"]
+    more = ["--warmup", "0", "--grad_clip", "0", "--lr", "1e-4", "--min_lr", "1e-4", "--fusion_lr_scale", "10"]
     assert train.main(command("run", "--steps", "2", *more)) == 0
     torch.manual_seed(0)
     start = HATFreq(model_config(parse_arguments(command("start")))).state_dict()
@@ -116,28 +116,10 @@ def test_fusion_blocks_have_a_rate_of_their_own(command, tmp_path):
 
 def test_checkpointing_changes_the_memory_and_not_the_result(command, tmp_path):
     assert train.main(command("plain", "--steps", "4")) == 0
-    assert train.main(command("checkpointed", "--steps", "2", "--checkpointing")) == 0
+    assert train.main(command("checkpointed", "--steps", "4", "--checkpointing", "--max_minutes", "1e-9")) == 0
     assert train.main(command("checkpointed", "--steps", "4")) == 0  # a restart may choose otherwise
     one, two = (checkpoint(tmp_path / name) for name in ("plain", "checkpointed"))
     assert all(torch.allclose(one["model"][key], two["model"][key], rtol=0, atol=1e-6) for key in one["model"])
-
-
-def test_checkpointing_keeps_fewer_activations(command):
-    kept = []
-    for more in ([], ["--checkpointing"]):
-        torch.manual_seed(0)
-        config = parse_arguments(command("run", *more))
-        model = HATFreq(model_config(config)).train()
-        kept.append(saved_bytes(model))
-    assert kept[1] < kept[0] / 2
-
-
-def saved_bytes(model: HATFreq) -> int:
-    """What a forward pass keeps for the backward pass."""
-    sizes: list[int] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: (sizes.append(t.nbytes), t)[1], lambda t: t):
-        model(torch.rand(1, 3, 16, 16))
-    return sum(sizes)
 
 
 def test_images_left_out_are_listed_in_the_run_folder(command, photos, tmp_path):
@@ -160,13 +142,13 @@ def test_weights_of_sources_reach_the_batches(command, photos, tmp_path, monkeyp
     honest = train.train_step
 
     def look(run, parts):
-        seen.extend((part.region.amax((1, 2, 3)) == 0).float().mean().item() for part in parts)
+        seen.extend((part.hr_region.amax((1, 2, 3)) == 0).float().mean().item() for part in parts)
         return honest(run, parts)
 
     monkeypatch.setattr(train, "train_step", look)
     data = [f"hr={black},weight=3", f"hr={photos / 'train'},weight=1"]
-    assert train.main(with_data(command("run", "--steps", "40", "--batch", "8", "--valid_every", "99"), *data)) == 0
-    assert math.fsum(seen) / len(seen) == pytest.approx(0.75, abs=0.1)  # standard deviation 0.024
+    assert train.main(with_data(command("run", "--steps", "25", "--batch", "8", "--valid_every", "99"), *data)) == 0
+    assert math.fsum(seen) / len(seen) == pytest.approx(0.75, abs=0.15)  # standard deviation 0.031
 
 
 @pytest.mark.parametrize("name", ["train/0.png", "none"])

@@ -24,6 +24,7 @@ def test_configurations_hold_the_factsheets_values(root: Path, name: str) -> Non
     assert (config.preset, config.frequency, config.betas, config.ema) == ("large", "both", (0.9, 0.99), 0.999)
     hat = {"stage1_imagenet": (300, 500, 650, 700, 750, 800)}.get(name, (125, 200, 225, 240, 250))
     assert config.milestones == tuple(round(config.steps * step / hat[-1]) for step in hat[:-1])
+    assert config.grad_clip == 1.0 and config.save_minutes == 10
 
 
 @pytest.fixture
@@ -46,6 +47,7 @@ def run(root: Path, datasets: Path, script: str, *words: str) -> subprocess.Comp
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_each_stage_starts_from_the_one_before(root: Path, datasets: Path) -> None:
     runs = datasets.parent / "runs"
     early = run(root, datasets, "train_stage2.sh")

@@ -11,20 +11,13 @@ import pytest
 import torch
 from torch import nn
 
+import train
 from models.team08_HATFreq import PRESETS
 from training import checkpoint as checkpoints
 from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from training.config import (
-    ConfigError,
-    TrainConfig,
-    check_same,
-    check_same_network,
-    config_dict,
-    model_config,
-    parse_arguments,
-)
-from training.ema import ExponentialMovingAverage
-from training.progress import Losses, NonFiniteError, Progress
+from training.config import ConfigError, TrainConfig, config_dict, model_config, parse_arguments
+from training.run_log import Losses, NonFiniteError, Progress
+from training.run_record import check_resume
 from training.schedule import parse_finish_in, planned, resumed
 
 CONFIG = TrainConfig(data=("photographs",), out="runs/x")
@@ -116,15 +109,18 @@ def test_unusable_ends_are_refused(text):
 def test_ema_follows_its_formula_with_a_rising_decay():
     network = nn.Linear(1, 1, bias=False)
     nn.init.constant_(network.weight, 1.0)
-    ema = ExponentialMovingAverage(network, 0.999)
+    ema = train.moving_average(network, 0.999)
     nn.init.constant_(network.weight, 2.0)
-    ema.update(network, step=0)  # decay 1/10
-    assert ema.model.weight.item() == pytest.approx(0.1 * 1 + 0.9 * 2)
-    ema.update(network, step=1)  # decay 2/11
-    assert ema.model.weight.item() == pytest.approx(1.9 * 2 / 11 + 2 * 9 / 11)
-    assert ema.decay_at(89) == pytest.approx(90 / 99)
-    assert ema.decay_at(100_000) == 0.999
-    assert not ema.model.training and not ema.model.weight.requires_grad
+    ema.update_parameters(network)  # decay 1/10
+    assert ema.module.weight.item() == pytest.approx(0.1 * 1 + 0.9 * 2)
+    ema.update_parameters(network)  # decay 2/11
+    assert ema.module.weight.item() == pytest.approx(1.9 * 2 / 11 + 2 * 9 / 11)
+    for step, decay in ((89, 90 / 99), (100_000, 0.999)):
+        nn.init.constant_(ema.module.weight, 1.0)
+        ema.n_averaged.fill_(step + 1)
+        ema.update_parameters(network)
+        assert ema.module.weight.item() == pytest.approx(decay + 2 * (1 - decay), abs=1e-6)
+    assert not ema.module.training and not ema.module.weight.requires_grad
 
 
 # Checkpoints
@@ -158,6 +154,23 @@ def test_flipped_bit_in_a_checkpoint_is_noticed(tmp_path):
     assert state["step"] == 1 and "wrong checksum" in message
 
 
+def test_no_flipped_bit_of_the_directory_is_fatal(tmp_path):
+    """The names and sizes at the end of the file, of which each reader makes something else."""
+    save_checkpoint(tmp_path, state_at(1))
+    save_checkpoint(tmp_path, state_at(2))
+    last, previous = ((tmp_path / name).read_bytes() for name in (checkpoints.LAST, checkpoints.PREVIOUS))
+    directory, fell_back = last.index(b"PK\x01\x02"), 0
+    for place in range(directory, len(last), 7):
+        (tmp_path / checkpoints.PREVIOUS).write_bytes(previous)
+        flipped = bytearray(last)
+        flipped[place] ^= 1 << place % 8
+        (tmp_path / checkpoints.LAST).write_bytes(flipped)
+        state, _ = load_checkpoint(tmp_path)
+        assert torch.equal(state["model"]["w"], torch.full((99,), state["step"]))
+        fell_back += state["step"] == 1
+    assert fell_back > 20
+
+
 @pytest.mark.parametrize("keep", [0, 10, 0.5, 0.99])
 def test_truncated_checkpoint_is_set_aside_for_the_one_before(tmp_path, keep):
     save_checkpoint(tmp_path, state_at(1))
@@ -181,7 +194,7 @@ def test_two_damaged_checkpoints_are_an_error_that_deletes_nothing(tmp_path):
 
 def test_one_damaged_checkpoint_alone_says_what_to_do(tmp_path):
     (tmp_path / checkpoints.LAST).write_bytes(b"torn")
-    with pytest.raises(CheckpointError, match="delete it to start anew"):
+    with pytest.raises(CheckpointError, match="delete it to start from the beginning"):
         load_checkpoint(tmp_path)
 
 
@@ -217,10 +230,10 @@ def test_failed_write_leaves_both_checkpoints(tmp_path, monkeypatch, error):
 
 def test_command_line_has_the_dataclasss_defaults_and_types():
     assert parse_arguments(["--data", "photographs", "--out", "runs/x"]) == CONFIG
-    words = ["--data", "a", "b", "--out", "o", "--lr", "2e-4", "--betas", "0.8", "0.95", "--steps", "7"]
+    words = ["--data", "a", "b", "--out", "o", "--lr", "2e-4", "--betas", "0.8", "0.95", "--steps", "700"]
     words += ["--preset", "base", "--precision", "bf16"]
     expected = replace(
-        CONFIG, data=("a", "b"), out="o", lr=2e-4, betas=(0.8, 0.95), steps=7, preset="base", precision="bf16"
+        CONFIG, data=("a", "b"), out="o", lr=2e-4, betas=(0.8, 0.95), steps=700, preset="base", precision="bf16"
     )
     assert parse_arguments(words) == expected
 
@@ -240,7 +253,14 @@ def test_command_line_has_the_dataclasss_defaults_and_types():
         ("--data hr=a,weight=1 b", "'b' has no weight"),
         ("--embed_dim 12", "unrecognized arguments"),
         ("--step 12", "unrecognized arguments"),
-        ("--max_minutes -1", "max_minutes must not be negative"),
+        ("--max_minutes -1", "max_minutes must be at least 0"),
+        ("--lr inf", "lr must be a finite number"),
+        ("--grad_clip nan", "grad_clip must be a finite number"),
+        ("--steps 50", "warmup 100 lies beyond the 50 steps: set a lower --warmup"),
+        ("--steps 300 --milestones 100 400", "milestones 400 lies beyond the 300 steps"),
+        ("--loss l1=1 l1=2", "loss l1 stands twice"),
+        (f"--seed {2**64}", "seed must be at most"),
+        ("--change frequency", "change takes"),
     ],
 )
 def test_unusable_arguments_are_refused_with_status_2(words, message, capsys):
@@ -267,6 +287,14 @@ def test_model_overrides_change_the_preset():
         ("frequency=none", "use --frequency"),
         ("scale=2", "the trainer makes pairs at x4"),
         ("window_size=15", "window_size must be even"),
+        ("window_size=0", "window_size must lie between 1 and"),
+        ("window_size=-8", "window_size must lie between 1 and"),
+        ("num_heads=2,0,2", "num_heads must lie between 1 and"),
+        ("mlp_ratio=0.001", "mlp_ratio must lie between 0.1 and"),
+        ("overlap_ratio=-1", "overlap_ratio must lie between 0 and 1"),
+        ("drop_path_rate=5", "drop_path_rate must lie between 0 and 0.99"),
+        ("drop_path_rate=-1", "drop_path_rate must lie between"),
+        ("conv_scale=nan", "conv_scale takes a value such as"),
     ],
 )
 def test_unusable_model_overrides_are_explained(item, message):
@@ -275,38 +303,68 @@ def test_unusable_model_overrides_are_explained(item, message):
     assert message in str(error.value)
 
 
+def saved(config: TrainConfig, step: int = 50, **more: object) -> dict:
+    """What a resumed run knows of the one before."""
+    plan = planned(config.lr, config.min_lr, config.warmup, config.steps, config.milestones)
+    return {"config": config_dict(config), "schedule": plan.state(), "step": step, "sampling": "x", **more}
+
+
+def resume(state: dict, config: TrainConfig) -> dict:
+    return check_resume(state, config, model_config(config))
+
+
 def test_resuming_with_other_settings_names_what_differs():
-    saved = config_dict(CONFIG)
-    with pytest.raises(ConfigError) as error:
-        check_same(saved, replace(CONFIG, lr=5e-4, batch=8, steps=7))
-    assert "batch was 16 and is now 8; lr was 0.001 and is now 0.0005." in str(error.value)
-    assert "steps" not in str(error.value)
+    with pytest.raises(ConfigError, match=r"batch was 16 and is now 8; lr was 0.001 .*--change batch lr"):
+        resume(saved(CONFIG), replace(CONFIG, lr=5e-4, batch=8, workers=7))
+    with pytest.raises(ConfigError, match=r"preset was 'light' and is now 'small'\. .* --out$"):
+        resume(saved(CONFIG), replace(CONFIG, preset="small"))
+
+
+def test_settings_that_are_named_may_change():
+    """What the message after a NaN advises."""
+    changed = replace(CONFIG, lr=5e-4, grad_clip=1.0, seed=7, change=("lr", "grad_clip", "seed"))
+    changes = resume(saved(CONFIG), changed)
+    assert changes.pop("change") == [[], ["lr", "grad_clip", "seed"]]
+    assert changes == {"lr": [1e-3, 5e-4], "grad_clip": [0.0, 1.0], "seed": [0, 7]}
+    assert resume(saved(changed), changed) == {}
+    with pytest.raises(ConfigError, match=r"change takes init, steps, .*; got 'preset'"):
+        replace(CONFIG, change=("preset",))
+
+
+def test_more_steps_are_refused_where_the_rate_would_jump():
+    state = saved(replace(CONFIG, steps=16_000), step=15_990)
+    with pytest.raises(ConfigError, match=r"steps was 16000 .* from 1e-06 to 0.000503 .*--finish_in.*--change"):
+        resume(state, replace(CONFIG, steps=32_000))
+    assert resume(state, replace(CONFIG, steps=32_000, change=("steps",)))["steps"] == [16_000, 32_000]
+    assert resume(saved(CONFIG, step=200), replace(CONFIG, steps=20_001))  # where it hardly changes it may
+    steady = replace(CONFIG, min_lr=1e-3)
+    assert resume(saved(steady, step=9000), replace(steady, steps=40_000))
 
 
 def test_resuming_after_a_preset_changed_names_the_fields():
     began = asdict(PRESETS["light"])
     with pytest.raises(ConfigError, match="embed_dim was 7 and is now"):
-        check_same_network({**began, "embed_dim": 7}, PRESETS["light"])
-    check_same_network({**began, "fused_attention": False}, replace(PRESETS["light"], checkpointing=True))
-    check_same_network({}, PRESETS["light"])
+        resume(saved(CONFIG, network={**began, "embed_dim": 7}), CONFIG)
+    resume(saved(CONFIG, network={**began, "fused_attention": False, "checkpointing": True}), CONFIG)  # once fields
 
 
 def test_settings_that_decide_no_result_are_free_to_change():
     free = {f.name for f in fields(TrainConfig) if f.metadata.get("free")}
     assert free == {
-        *("out", "steps", "micro_batch", "valid_every", "save_every", "log_every", "max_minutes", "finish_in"),
-        *("threads", "workers", "cache_gb", "decoded", "audit_cache", "bad_images", "checkpointing", "valid_tile"),
-        *("tensorboard", "sample_images"),
+        *("out", "micro_batch", "valid_every", "save_every", "save_minutes", "log_every", "max_minutes", "finish_in"),
+        *("threads", "workers", "cache_gb", "audit_cache", "bad_images", "checkpointing", "valid_tile", "device"),
+        *("tensorboard", "sample_images", "timeout_minutes", "change", "data", "valid_hr", "valid_lr"),
     }
-    check_same(config_dict(CONFIG), replace(CONFIG, steps=7, workers=0, threads=1, valid_every=9, save_every=9))
 
 
 def test_checkpoints_that_lack_a_later_setting_are_read_with_its_default():
-    saved = config_dict(CONFIG)
-    del saved["grad_clip"], saved["betas"]
-    check_same(saved, CONFIG)
+    state = saved(CONFIG)
+    del state["config"]["grad_clip"], state["config"]["betas"], state["sampling"]
+    assert resume(state, CONFIG) == {}
     with pytest.raises(ConfigError, match=r"grad_clip was 0\.0 and is now 1\.0"):
-        check_same(saved, replace(CONFIG, grad_clip=1.0))
+        resume(state, replace(CONFIG, grad_clip=1.0))
+    with pytest.raises(ConfigError, match=r"data was \['photographs'\] and is now"):  # its weights are not known
+        resume(state, replace(CONFIG, data=("hr=photographs,weight=2",)))
 
 
 # Losses and progress
@@ -318,7 +376,10 @@ def test_losses_are_read_late_on_a_gpu_and_checked_before_use():
     for step, value in ((5, 0.5), (6, 0.25)):
         losses.add(step, torch.tensor(value))
     assert values == []
-    assert losses.take_mean() == 0.375 and math.isnan(losses.take_mean())
+    losses.read()
+    assert losses.mean == 0.375 and losses.latest == 0.25
+    values.clear()
+    assert math.isnan(losses.mean)
     losses.add(7, torch.tensor(1.0))
     losses.add(8, torch.tensor(math.inf))
     losses.add(9, torch.tensor(math.nan))

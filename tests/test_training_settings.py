@@ -8,8 +8,8 @@ import torch
 
 from models.team08_HATFreq.image_io import read_rgb
 from training.config import TrainConfig, changed_settings, parse_arguments
-from training.curves import draw_curves
 from training.losses import LOSSES, parse_loss, total_loss
+from training.run_log import draw_curves
 
 FOLDERS = ["--data", "photographs", "--out", "runs/x"]
 
@@ -20,14 +20,14 @@ def write(path: Path, text: str) -> list[str]:
 
 
 def test_a_file_gives_settings_and_the_command_line_wins(tmp_path: Path) -> None:
-    text = "data: [a, b]\nout: o\nlr: 2e-4\nbetas: [0.8, 0.95]\nsteps: 7\nloss: {l1: 1, frequency: 0.05}\n"
+    text = "data: [a, b]\nout: o\nlr: 2e-4\nbetas: [0.8, 0.95]\nsteps: 700\nloss: {l1: 1, frequency: 0.05}\n"
     words = write(tmp_path / "a.yaml", text + "model_overrides: {window_size: 4, depths: [1, 1, 1]}\n")
     expected = TrainConfig(
-        data=("a", "b"), out="o", lr=2e-4, betas=(0.8, 0.95), steps=7, loss=("l1=1", "frequency=0.05"),
+        data=("a", "b"), out="o", lr=2e-4, betas=(0.8, 0.95), steps=700, loss=("l1=1", "frequency=0.05"),
         model_overrides=("window_size=4", "depths=1,1,1"),
     )  # fmt: skip
     assert parse_arguments(words) == expected
-    assert parse_arguments([*words, "--steps", "9"]).steps == 9
+    assert parse_arguments([*words, "--steps", "900"]).steps == 900
     assert parse_arguments(["--data", "c", *words]).data == ("c",)
 
 
@@ -40,6 +40,8 @@ def test_a_file_gives_settings_and_the_command_line_wins(tmp_path: Path) -> None
         ("precision: fp16", "invalid choice: 'fp16'"),
         ("just words", "holds no settings: write one `name: value` a line"),
         ("a: [1", "is not YAML"),
+        ("lr: 0.1\nseed: 3\nlr: 0.2", "lr stands twice"),
+        ("loss: {l1: 1, l1: 2}", "l1 stands twice"),
         ("loss: {l2: 1}", "unknown loss 'l2': choose from l1, charbonnier, mse, frequency"),
     ],
 )
@@ -51,6 +53,11 @@ def test_unusable_files_are_explained(tmp_path: Path, capsys: pytest.CaptureFixt
     with pytest.raises(SystemExit):
         parse_arguments([*FOLDERS, "--config", str(tmp_path / "none.yaml")])
     assert "none.yaml cannot be read" in capsys.readouterr().err
+
+
+def test_a_name_without_a_value_leaves_the_default(tmp_path: Path) -> None:
+    text = "".join(f"{name}:\n" for name in ("audit_cache", "init", "valid_hr", "steps", "tensorboard", "loss"))
+    assert parse_arguments([*FOLDERS, *write(tmp_path / "a.yaml", text)]) == parse_arguments(FOLDERS)
 
 
 @pytest.mark.parametrize("name", ["light", "finetune"])

@@ -10,10 +10,10 @@ from torch import nn
 from evaluation.score import restore_uint8
 from image_data.sources import DataError
 from models.team08_HATFreq.image_io import read_rgb, write_png
+from training.audit import LeftOut
 from training.distributed import World
-from training.log import Log, write_left_out
-from training.samples import draw_samples
-from training.validation import load_sets, set_names, validate
+from training.run_log import Log, draw_samples, write_left_out
+from training.validation import open_sets, read_sets, set_names, validate
 
 ALONE = World(0, 1, torch.device("cpu"))
 
@@ -35,13 +35,41 @@ def test_validation_is_the_mean_of_golden_values(tmp_path):
     write_png(tmp_path / "one" / "a.png", np.full((33, 34, 3), 100, np.uint8))
     write_png(tmp_path / "one" / "b.png", np.full((32, 32, 3), 253, np.uint8))  # 258 is clamped to 255: two levels off
     write_png(tmp_path / "two" / "c.png", np.full((32, 32, 3), 200, np.uint8))
-    sets = load_sets((str(tmp_path / "one"), str(tmp_path / "two")), ())
-    assert [pair.target.shape for pair in sets[0].pairs] == [(32, 32, 3), (32, 32, 3)]
+    sets = open_sets((str(tmp_path / "one"), str(tmp_path / "two")), ())
+    assert [pair.target.shape for pair in sets[0]] == [(32, 32, 3), (32, 32, 3)]
     five, two = (20 * math.log10(255 / (levels * 219 / 255)) for levels in (5, 2))  # a grey level is 219 / 255 in Y
     expected = {"one": pytest.approx((five + two) / 2, abs=1e-6), "two": pytest.approx(five, abs=1e-6)}
     for tile in (0, 3):
         assert validate(Brighter(), sets, ALONE, tile) == expected
     assert validate(Brighter(), [], ALONE, 0) == {}
+
+
+def test_each_process_reads_its_share_and_a_signal_ends_a_validation(tmp_path):
+    for number in range(3):
+        write_png(tmp_path / f"{number}.png", noise(32, 32, number))
+    sets = open_sets((str(tmp_path),), ())
+    share = World(1, 2, torch.device("cpu"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(World, "gather", lambda self, item: [item])
+        patch.setattr(World, "sum", lambda self, values: values)
+        names, _ = read_sets(sets, share)
+        assert set(names.values()) == {f"{tmp_path.name}/1"} and list(sets[0].pairs) == [1]
+        assert validate(Brighter(), sets, share, 0, lambda: True) is None
+    assert validate(Brighter(), sets, ALONE, 0, lambda: True) is None
+
+
+def test_sets_are_known_by_what_they_hold(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name / "HR").mkdir(parents=True)
+    write_png(tmp_path / "one" / "HR" / "a.png", noise(32, 36))
+    write_png(tmp_path / "two" / "HR" / "a.png", noise(32, 36, 1))
+    word = str(tmp_path / "one" / "HR")
+    names, identity = read_sets(open_sets((word,), ()), ALONE)
+    assert set(names.values()) == {"one/a"} and len(names) == 8, "a target and its seven other orientations"
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "one").rename(tmp_path / "moved" / "one")
+    assert read_sets(open_sets((f"{tmp_path}/moved/one/HR",), ()), ALONE) == (names, identity)
+    assert read_sets(open_sets((f"{tmp_path}/two/HR",), ()), ALONE)[1] != identity
 
 
 def test_restored_samples_are_rounded_to_the_nearest():
@@ -64,13 +92,13 @@ def test_validation_pairs_are_found_by_either_name(tmp_path, name):
     words = (str(hr),), (str(lr),)
     write_png(hr / "img_001.png", noise(32, 36))
     write_png(lr / name, noise(8, 9, 1))
-    np.testing.assert_array_equal(load_sets(*words)[0].pairs[0].lq, noise(8, 9, 1))
+    np.testing.assert_array_equal(open_sets(*words)[0][0].lq, noise(8, 9, 1))
     write_png(lr / name, noise(8, 8))
     with pytest.raises(DataError, match=r"is 8x8, .*img_001\.png needs 9x8"):
-        load_sets(*words)
+        read_sets(open_sets(*words), ALONE)
     write_png(hr / "img_002.png", noise(32, 36))
     with pytest.raises(DataError, match=r"lacks the low-resolution images of 1 targets: .*img_002\.png"):
-        load_sets(*words)
+        open_sets(*words)
 
 
 def test_sets_are_called_by_what_tells_them_apart():
@@ -84,7 +112,7 @@ def row(step: int) -> dict[str, float]:
     return {"step": step, "loss": 0.1, "lr": 1e-3, "psnr": 30.123456, "images_per_s": 9, "seconds": 7.0}
 
 
-def test_log_drops_rows_that_are_made_anew_and_a_torn_one(tmp_path):
+def test_log_drops_rows_that_are_made_again_and_a_torn_one(tmp_path):
     log = Log(tmp_path, 0, ["Set5"])
     for step in (500, 1_000_000, 1_000_500):
         log.add(row(step), {"Set5": 30.123456})
@@ -98,10 +126,22 @@ def test_log_drops_rows_that_are_made_anew_and_a_torn_one(tmp_path):
     ]
 
 
+def test_other_sets_get_columns_and_the_earlier_ones_keep_theirs(tmp_path):
+    Log(tmp_path, 0, ["Set5", "Set14"]).add(row(500), {"Set5": 31.0, "Set14": 29.0})
+    Log(tmp_path, 500, ["Set14", "BSD100"]).add(row(1000), {"Set14": 29.5, "BSD100": 27.5})
+    Log(tmp_path, 1000, []).add(row(1500), {})
+    assert (tmp_path / "log.csv").read_text().splitlines() == [
+        "step,loss,lr,psnr,images_per_s,seconds,psnr_Set14,psnr_BSD100,psnr_Set5",
+        "500,0.1,0.001,30.1235,9,7,29,nan,31",
+        "1000,0.1,0.001,30.1235,9,7,29.5,27.5,nan",
+        "1500,0.1,0.001,30.1235,9,7,nan,nan,nan",
+    ]
+
+
 def test_several_sets_have_columns_and_tensorboard_has_them_all(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    for step in (500, 1000, 1000):  # the second start makes step 1000 anew
+    for step in (500, 1000, 1000):  # the second start makes step 1000 again
         with Log(tmp_path, 500 if step > 500 else 0, ["Set5", "Set14"], tensorboard=True) as log:
             log.add(row(step), {"Set5": 31.0, "Set14": 29.25})
     assert log.path.read_text().splitlines() == [
@@ -117,7 +157,7 @@ def test_several_sets_have_columns_and_tensorboard_has_them_all(tmp_path):
 
 
 def test_images_left_out_are_listed(tmp_path):
-    write_left_out(tmp_path / "left_out.csv", [("a,b.png", "too small: 3x3")])
+    write_left_out(tmp_path / "left_out.csv", [LeftOut("a,b.png", "too small", "3x3")])
     assert (tmp_path / "left_out.csv").read_bytes() == b'name,reason\r\n"a,b.png",too small: 3x3\r\n'
     write_left_out(tmp_path / "left_out.csv", [])
     assert not (tmp_path / "left_out.csv").exists()
@@ -127,12 +167,12 @@ def test_samples_show_enlarged_restored_and_target(tmp_path):
     for name, (h, w) in {"one": (400, 300), "two": (40, 48)}.items():
         (tmp_path / name).mkdir()
         write_png(tmp_path / name / "a.png", noise(h, w))
-    sets = load_sets((str(tmp_path / "one"), str(tmp_path / "two")), ())
+    sets = open_sets((str(tmp_path / "one"), str(tmp_path / "two")), ())
     draw_samples(lambda lq: restore_uint8(Brighter(), lq, torch.device("cpu")), sets, 5, tmp_path / "samples" / "s.png")
     sheet = read_rgb(tmp_path / "samples" / "s.png")
     assert sheet.shape == (256 + 8 + 40, 3 * 256 + 2 * 8, 3)
     gt = noise(400, 300)[72:328, 20:276]  # the middle: 64x64 of 100x75 LR pixels, from (18, 5)
     np.testing.assert_array_equal(sheet[:256, 528:784], gt)
     np.testing.assert_array_equal(sheet[264:304, 112:160], noise(40, 48))
-    lq = sets[0].pairs[0].lq[18:82, 5:69]
+    lq = sets[0][0].lq[18:82, 5:69]
     np.testing.assert_array_equal(sheet[:256, 264:520], restore_uint8(Brighter(), lq, torch.device("cpu")))

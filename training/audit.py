@@ -1,250 +1,277 @@
 """The training set is read before step 1: unreadable, too small, grey and evaluation images are named, not met later.
 
-What is found is kept in a small database by file name, size and time, so that the next start reads changed files only.
+What is found is kept by name, size and time of change, so that the next start reads changed files only.
 """
 
 import os
-import sqlite3
+import stat
+import time
+from array import array
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import dataclass, replace
-from hashlib import blake2b
-from itertools import islice
+from dataclasses import dataclass
+from itertools import islice, repeat
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
-from numpy.typing import NDArray
 
 from image_data.degradation import SCALE
-from image_data.geometry import cut_to_scale, fits
-from image_data.mixture import NAMED, Source
-from image_data.sources import DataError, ImageFile
+from image_data.geometry import fits
+from image_data.mixture import Source
+from image_data.pairs import same_content
+from image_data.sources import MAX_LISTED, DataError, ImageFile, ImageList
 from models.team08_HATFreq.image_io import ImageError, read_picture
+from models.team08_HATFreq.system import atomic_write
+from training.photographs import DIGEST, ROW, Image, Photographs, digest, stamp_of
 
-Image = NDArray[np.uint8]
-AT_ONCE = 2048  # images between two writes to the database
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Photograph:
-    """A training image that passed the audit; its sides are cut to multiples of the scale.
-
-    Attributes:
-        image: the high-resolution file.
-        height, width: in pixels, after the cut.
-        digest: hash of its pixels, and of those of its low-resolution file.
-        low: the official low-resolution file, or None when it is made on the fly.
-        source: number of its source.
-    """
-
-    image: ImageFile
-    height: int
-    width: int
-    digest: str
-    low: ImageFile | None = None
-    source: int = 0
+AT_ONCE = 2048  # images between two looks at the clock
+SAVE_EVERY = 60.0  # seconds between two writes of what was found so far
+Files = tuple[ImageFile, ImageFile | None]  # an image, and its official low-resolution one
 
 
-@dataclass(frozen=True)
-class Finding:
-    """What one file holds: size as it is, digest of its cut pixels, whether it is grey; or why it cannot be read."""
+class LeftOut(NamedTuple):
+    """An image that is not trained on: `kind` is a word or two, `detail` the rest of the reason."""
 
-    height: int = 0
-    width: int = 0
-    digest: str = ""
-    grey: bool = False
-    fault: str = ""
-    lost: bool = False  # unreadable now, and readable at an earlier start: the other fields are of then
+    name: str
+    kind: str
+    detail: str
+
+    @property
+    def reason(self) -> str:
+        """As lists and messages give it."""
+        return f"{self.kind}: {self.detail}"
 
 
 @dataclass(frozen=True)
 class Audit:
-    """The training set: what can be trained on, and the images left out with the reason for each."""
+    """The training set: what can be trained on, the images left out, and the hash of the former (`fingerprint`)."""
 
-    photographs: list[Photograph]
-    left_out: list[tuple[str, str]]
+    photographs: Photographs
+    left_out: list[LeftOut]
+    fingerprint: str = ""
 
     def summary(self) -> str:
         """One line for the log."""
-        pixels = sum(item.height * item.width for item in self.photographs) / 1e6
-        kinds = Counter(reason.partition(":")[0] for _, reason in self.left_out)
+        pixels = int(self.photographs.areas.sum()) / 1e6
+        kinds = Counter(one.kind for one in self.left_out)
         skipped = "".join(f", {count} left out ({kind})" for kind, count in sorted(kinds.items()))
-        return f"{len(self.photographs)} training images, {pixels:.1f} megapixels{skipped}"
+        colourless = int((self.photographs.rows["grey"] == 2).sum())
+        note = f", {colourless} of them colour files without colour" if colourless else ""
+        return f"{len(self.photographs)} training images, {pixels:.1f} megapixels{note}{skipped}"
 
 
-def audit(sources: list[Source], patch: int, excluded: dict[str, str], skip: bool, cache: Path | None) -> Audit:
+def audit(sources: Sequence[Source], patch: int, excluded: dict[bytes, str], skip: bool, cache: Path | None) -> Audit:
     """Read every training image that is new or changed since an earlier start.
 
     Args:
         sources: the images.
         patch: side of a low-resolution patch; an image's sides must be at least `patch * SCALE`.
         excluded: digest -> name of the evaluation images.
-        skip: leave unusable images out instead of refusing the set. Images that were readable at an earlier start keep
-            their place in the order, so that a run in progress goes on with the same batches; they are passed over when
-            they are drawn.
-        cache: the database; None to read everything anew.
+        skip: leave unusable images out instead of refusing the set.
+        cache: file that keeps what is found; None to read everything again.
 
     Raises:
-        DataError: images unreadable, too small, grey or of the evaluation set (the first ten are named); with `skip`,
-            when none is left.
+        DataError: images unreadable, too small, grey, of the evaluation set, or with the low-resolution image of
+            another (the first ten are named); with `skip`, when none is left. Or images that are listed twice.
     """
-    pairs = [
-        (Photograph(image, 0, 0, "", low, number), low)
-        for number, source in enumerate(sources)
-        for image, low in zip(source.images, source.lows, strict=True)
-    ]
-    wanted = [file for item, low in pairs for file in (item.image, low) if file is not None]
-    photographs: list[Photograph] = []
-    left_out: list[tuple[str, str]] = []
-    with closing(inspect(wanted, cache)) as findings:
-        for item, low in pairs:
-            high = next(findings)
-            below = next(findings) if low else None
-            if reason := _reason(high, below, item, patch, excluded, skip):
-                left_out.append((item.image.name, reason))
-                continue
-            h, w = high.height - high.height % SCALE, high.width - high.width % SCALE
-            digest = high.digest + (below.digest if below else "")
-            photographs.append(replace(item, height=h, width=w, digest=digest))
-    if left_out and (not skip or not photographs):
-        raise DataError(_fault_message(left_out, len(pairs)))
-    return Audit(photographs, left_out)
+    images, lr_images, rows = ImageList(), ImageList(), [np.empty(0, ROW)]
+    left_out: list[LeftOut] = []
+    findings, listed = Findings(cache), dict[bytes, str]()
+    for number, source in enumerate(sources):
+        places = array("Q")
+        for chunk, looked in findings.inspect(zip(source.images, source.lr_images or repeat(None), strict=False)):
+            kept = []
+            for (image, lr_image), (place, row) in zip(chunk, looked, strict=True):
+                places.append(place)
+                if fault := row if isinstance(row, LeftOut) else _fault(image, row, patch, excluded):
+                    left_out.append(fault)
+                    continue
+                kept.append(row)
+                images.append(image)
+                lr_images.append(lr_image or ImageFile(Path()))
+            rows.append(np.array(kept, ROW))
+            rows[-1]["source"] = number
+        _refuse_doubled(source, places, listed)
+    findings.save()
+    if left_out and (not skip or not images):
+        raise DataError(_message(left_out, sum(len(source.images) for source in sources)))
+    found = np.concatenate(rows)
+    for side in ("height", "width"):
+        found[side] -= found[side] % SCALE
+    photographs = Photographs(images, lr_images, found, tuple(source.weight for source in sources))
+    return Audit(photographs, left_out, photographs.fingerprint())
 
 
-def inspect(files: list[ImageFile], cache: Path | None) -> Generator[Finding, None, None]:
-    """What each file holds, in order, decoded by all cores where the database does not know it."""
-    with closing(_open(cache)) as database, ThreadPoolExecutor() as pool:
-        for some in _chunks(files, AT_ONCE):
-            stamps = [_stamp(file) for file in some]
-            known = [_recall(database, file, stamp) for file, stamp in zip(some, stamps, strict=True)]
-            fresh = pool.map(_look, [file for file, (finding, _) in zip(some, known, strict=True) if finding is None])
-            findings = [next(fresh) if finding is None else finding for finding, _ in known]
-            for file, stamp, finding in zip(some, stamps, findings, strict=True):
-                _remember(database, file, stamp, finding)
-            database.commit()
-            for finding, (_, earlier) in zip(findings, known, strict=True):
-                yield replace(earlier, fault=finding.fault, lost=True) if finding.fault and earlier else finding
+def resume(found: Audit, earlier: Photographs | None, folder: Path, skip: bool) -> Photographs:
+    """The training set of a run that has begun, when not all of its images are there any more.
 
+    Args:
+        found: the images as they are now.
+        earlier: as they were when the run began; None if that is not known.
+        folder: the run folder, for messages.
+        skip: keep the places of images that cannot be read now: they are passed over when they are drawn, and the order
+            of the others stays.
 
-def fingerprint(photographs: list[Photograph]) -> str:
-    """A hash of the training set, pixels and order: what (seed, step, index) draws from."""
-    return blake2b("".join(photograph.digest for photograph in photographs).encode(), digest_size=16).hexdigest()
-
-
-def digest(image: Image) -> str:
-    """A hash of an image's size and pixels."""
-    return blake2b(np.ascontiguousarray(image).tobytes(), digest_size=16, person=b"%dx%d" % image.shape[:2]).hexdigest()
+    Raises:
+        DataError: there are other images, or some are missing and not `skip`.
+    """
+    now, place, missing = found.photographs, 0, []
+    order: list[tuple[Photographs, int]] = []
+    if earlier is not None:
+        for number in range(len(earlier)):
+            if place < len(now) and (now.rows["digests"][place] == earlier.rows["digests"][number]).all():
+                order.append((now, place))  # by today's name: the folder may have moved
+                place += 1
+            else:
+                order.append((earlier, number))
+                missing.append(earlier.images[number].name)
+    if earlier is not None and place == len(now) and skip:
+        images, lr_images = (ImageList(getattr(whose, one)[n] for whose, n in order) for one in ("images", "lr_images"))
+        return Photographs(images, lr_images, np.array([whose.rows[n] for whose, n in order], ROW), now.weights)
+    first = f": {', '.join(missing[:MAX_LISTED])} {'is' if len(missing) == 1 else 'are'} missing or changed"
+    raise DataError(
+        f"the training images have changed since {folder} began{first if missing else ''}. Restore them, or start "
+        "another --out" + (", or pass missing ones over with --bad_images skip" if missing and not skip else "")
+    )
 
 
 def default_cache() -> Path:
     """Where the findings of all runs of a person are kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hatfreq" / "audit.sqlite"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hatfreq" / "audit.npz"
 
 
-def _look(file: ImageFile) -> Finding:
-    try:
-        picture = read_picture(file.name, file.content())
-        if picture.alpha is not None:
-            raise ImageError(f"{file.name} is partly transparent: flatten it onto a background first")
-        rgb = picture.rgb if picture.rgb.dtype == np.uint8 else file.read_rgb()
-    except ImageError as error:
-        return Finding(fault=str(error))  # names the file
-    return Finding(rgb.shape[0], rgb.shape[1], digest(cut_to_scale(rgb)), picture.grey)
+class Findings:
+    """What readable files hold: `ROW`s sorted by their stamps, kept in a file between starts."""
 
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.known, self.new = np.empty(0, ROW), [np.empty(0, ROW)]
+        if not path or not path.exists():
+            return
+        try:
+            with np.load(path) as file:
+                found = file["findings"]
+            self.known = found if found.dtype == ROW else self.known  # of another version: made again
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+            raise self._error(error) from error
 
-def _reason(
-    high: Finding, low: Finding | None, item: Photograph, patch: int, excluded: dict[str, str], skip: bool
-) -> str:
-    """Why an image cannot be trained on, `kind: what`; empty if it can."""
-    for finding in (high, low):
-        if finding and finding.fault and not (skip and finding.lost):
-            return f"unreadable: {finding.fault}"
-    h, w = high.height - high.height % SCALE, high.width - high.width % SCALE
-    if min(h, w) < patch * SCALE:
-        return f"too small: {w}x{h} pixels, a patch of {patch} needs {patch * SCALE}"
-    if high.grey:
-        return "grey: its samples are grey, which teaches nothing of colour"
-    if high.digest in excluded:
-        return f"evaluation image: equals {excluded[high.digest]}"
-    if low and not fits(high.height, low.height, high.width, low.width):
-        name = item.low.name if item.low else ""
-        return f"wrong scale: {name} is {low.width}x{low.height}, it needs {w // SCALE}x{h // SCALE}"
-    return ""
+    def inspect(self, items: Iterator[Files]) -> Iterator[tuple[list[Files], list[tuple[int, Any]]]]:
+        """Images in chunks, each with its place on the disk (0: unknown) and its `ROW`, or why it cannot be read."""
+        saved = time.monotonic()
+        with ThreadPoolExecutor() as pool:
+            while some := list(islice(items, AT_ONCE)):
+                stamps = list(pool.map(_stamp, some))
+                rows = [self._recall(stamp) for stamp, _ in stamps]
+                unknown = [number for number, row in enumerate(rows) if row is None]
+                for number, row in zip(unknown, pool.map(_look, [some[n] for n in unknown]), strict=True):
+                    rows[number] = row
+                    if not isinstance(row, LeftOut):
+                        row["stamp"] = stamps[number][0]
+                self.new.append(np.array([rows[n] for n in unknown if not isinstance(rows[n], LeftOut)], ROW))
+                yield some, [(place, row) for (_, place), row in zip(stamps, rows, strict=True)]
+                if time.monotonic() - saved > SAVE_EVERY:
+                    self.save()
+                    saved = time.monotonic()
 
+    def _recall(self, stamp: int) -> Any:
+        row = int(np.searchsorted(self.known["stamp"], np.uint64(stamp)))
+        return self.known[row] if row < len(self.known) and int(self.known["stamp"][row]) == stamp else None
 
-def _fault_message(faults: list[tuple[str, str]], total: int) -> str:
-    listed = "\n".join(f"  {name}: {reason}" for name, reason in faults[:NAMED])
-    more = f"\n  and {len(faults) - NAMED} more" if len(faults) > NAMED else ""
-    return (
-        f"{len(faults)} of {total} training images cannot be used; remove or replace them, or leave them out with "
-        f"--bad_images skip:\n{listed}{more}"
-    )
+    def save(self) -> None:
+        """Write what is known, if there is something new."""
+        if not self.path or not sum(map(len, self.new)):
+            return
+        rows = np.concatenate([self.known, *self.new])
+        self.known, self.new = rows[np.unique(rows["stamp"], return_index=True)[1]], [np.empty(0, ROW)]
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(self.path) as file:
+                np.savez(file, findings=self.known)
+        except OSError as error:
+            raise self._error(error) from error
 
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The database
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def _open(cache: Path | None) -> sqlite3.Connection:
-    """The database with its table, or one in memory for this start only.
-
-    Raises:
-        DataError: the file cannot be opened or is no database.
-    """
-    try:
-        if cache:
-            cache.parent.mkdir(parents=True, exist_ok=True)
-        database = sqlite3.connect(cache or ":memory:", timeout=60)
-        database.execute(
-            "create table if not exists findings (name text primary key, size integer, time integer, height integer, "
-            "width integer, digest text, grey integer) without rowid"
+    def _error(self, error: Exception) -> DataError:
+        return DataError(
+            f"{self.path} cannot keep what the audit finds ({error}): delete it, name another --audit_cache, or none"
         )
-    except (OSError, sqlite3.Error) as error:
-        raise DataError(
-            f"{cache} cannot keep what the audit finds ({error}): delete it, name another --audit_cache, or none"
-        ) from error
-    return database
 
 
-def _recall(
-    database: sqlite3.Connection, file: ImageFile, stamp: tuple[int, int]
-) -> tuple[Finding | None, Finding | None]:
-    """What is known of a file as it is now, and as it was when it was last readable."""
-    row = database.execute(
-        "select size, time, height, width, digest, grey from findings where name = ?", (_key(file),)
-    ).fetchone()
-    if row is None:
-        return None, None
-    earlier = Finding(row[2], row[3], row[4], bool(row[5]))
-    return (earlier if (row[0], row[1]) == stamp else None), earlier
-
-
-def _remember(database: sqlite3.Connection, file: ImageFile, stamp: tuple[int, int], finding: Finding) -> None:
-    """Keep what a readable file holds; an unreadable one is looked at anew at the next start."""
-    if not finding.fault:
-        row = (_key(file), *stamp, finding.height, finding.width, finding.digest, finding.grey)
-        database.execute("insert or replace into findings values (?, ?, ?, ?, ?, ?, ?)", row)
-
-
-def _key(file: ImageFile) -> str:
-    return os.path.abspath(file.path) + (f"::{file.member}" if file.member else "")
-
-
-def _stamp(file: ImageFile) -> tuple[int, int]:
-    """Size and time of change in ns; zeros for a file that is not there."""
+def _stamp(item: Files) -> tuple[int, int]:
     try:
-        status = file.path.stat()
+        return stamp_of(*item)
     except OSError:
         return 0, 0
-    return status.st_size, status.st_mtime_ns
 
 
-def _chunks(items: list[T], size: int) -> Iterator[list[T]]:
-    iterator = iter(items)
-    while some := list(islice(iterator, size)):
-        yield some
+def _look(item: Files) -> Any:
+    """Decode an image and its low-resolution one: a `ROW`, or why they cannot be used."""
+    image, lr_image = item
+    try:
+        rgb, grey = _read(image)
+        lq = _read(lr_image)[0] if lr_image else None
+    except ImageError as error:
+        return LeftOut(image.name, "unreadable", str(error))  # names the file
+    digests = digest(rgb) + (bytes(DIGEST) if lq is None else digest(lq))
+    if lr_image and lq is not None:
+        (h, w), (lr_h, lr_w) = rgb.shape[:2], lq.shape[:2]
+        if not fits(h, lr_h, w, lr_w):
+            detail = f"{lr_image.name} is {lr_w}x{lr_h}, it needs {w // SCALE}x{h // SCALE}"
+            return LeftOut(image.name, "wrong scale", detail)
+        if not same_content(rgb[: h // SCALE * SCALE, : w // SCALE * SCALE], lq[: h // SCALE, : w // SCALE]):
+            return LeftOut(image.name, "wrong pair", f"{lr_image.name} does not show what it shows")
+    return np.array((0, *rgb.shape[:2], 0, grey, np.frombuffer(digests, np.uint8)), ROW)
+
+
+def _read(file: ImageFile) -> tuple[Image, int]:
+    """uint8 `h w 3`, and what of it is grey (see `ROW`)."""
+    try:
+        if not stat.S_ISREG(file.path.stat().st_mode):
+            raise ImageError(f"{file.name} is not a file that can be read: take it out of the folder")
+    except OSError as error:
+        raise ImageError(f"{file.name} cannot be read ({error.strerror}): restore it") from error
+    content = file.content()
+    picture = read_picture(file.name, content)
+    if picture.alpha is not None:
+        raise ImageError(f"{file.name} is partly transparent: flatten it onto a background first")
+    rgb = picture.rgb if picture.rgb.dtype == np.uint8 else file.read_rgb()
+    return rgb, 1 if picture.grey else 2 * bool((rgb == rgb[..., :1]).all())
+
+
+def _fault(image: ImageFile, found: Any, patch: int, excluded: dict[bytes, str]) -> LeftOut | None:
+    """Why an image that can be read cannot be trained on."""
+    h, w = (int(found[side]) // SCALE * SCALE for side in ("height", "width"))
+    if min(h, w) < patch * SCALE:
+        return LeftOut(image.name, "too small", f"{w}x{h} pixels, a patch of {patch} needs {patch * SCALE}")
+    if found["grey"] == 1:  # colour files without colour are used, as they always were: old runs hold them
+        return LeftOut(image.name, "grey", "its samples are grey, which teaches nothing of colour")
+    if name := excluded.get(found["digests"][:DIGEST].tobytes()):
+        return LeftOut(image.name, "evaluation image", f"equals {name}")
+    return None
+
+
+def _refuse_doubled(source: Source, places: Sequence[int], listed: dict[bytes, str]) -> None:
+    """Refuse a source that names a file twice, or the very files of an earlier one: their share would double unseen.
+
+    That sources overlap is not a slip: one may be a choice from another.
+    """
+    found, first, counts = np.unique(np.asarray(places, np.uint64), return_index=True, return_counts=True)
+    if doubled := [source.images[int(place)].name for place in first[(counts > 1) & (found > 0)][:MAX_LISTED]]:
+        raise DataError(f"{source.name} names images more than once: {', '.join(doubled)}; name each once")
+    if (same := found.tobytes()) in listed:
+        raise DataError(
+            f"{source.name} and {listed[same]} are the same images: name them once; to draw some more often, give each "
+            "source a weight (hr=FOLDER,weight=2)"
+        )
+    listed[same] = source.name
+
+
+def _message(left_out: list[LeftOut], total: int) -> str:
+    listed = "\n".join(f"  {one.name}: {one.reason}" for one in left_out[:MAX_LISTED])
+    more = f"\n  and {len(left_out) - MAX_LISTED} more" if len(left_out) > MAX_LISTED else ""
+    return (
+        f"{len(left_out)} of {total} training images cannot be used; remove or replace them, or leave them out with "
+        f"--bad_images skip:\n{listed}{more}"
+    )

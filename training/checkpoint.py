@@ -3,19 +3,23 @@
 A new checkpoint is written beside the last, synced to the disk and only then renamed; the last becomes the previous.
 """
 
+import errno
 import os
-import pickle
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
 import torch
 
+from models.team08_HATFreq.system import atomic_write
+
 LAST = "checkpoint.pt"
 PREVIOUS = "checkpoint.previous.pt"
 DAMAGED = "checkpoint.damaged.pt"
+NEW = "checkpoint.new.pt"  # for a moment
 FORMAT = 1  # rises when the contents change in a way that old readers cannot follow
 KEYS = {"format", "step", "model", "ema", "optimiser", "config", "schedule", "data", "losses", "best_psnr", "seconds"}
+# Later keys, which older checkpoints lack: network, sampling, validation.
 
 
 class CheckpointError(ValueError):
@@ -27,23 +31,20 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
 
     Args:
         folder: the run folder.
-        state: tensors, containers and plain values under `KEYS` and `network`, without `format`.
+        state: tensors, containers and plain values under `KEYS` and later keys, without `format`.
 
     Raises:
         OSError: it cannot be written (a full disk, say); both checkpoints then stay as they were.
     """
-    temporary = folder / (LAST + ".tmp")
+    new = folder / NEW
     try:
-        with temporary.open("wb") as file:
+        with atomic_write(new, sync=True) as file:
             torch.save({"format": FORMAT, **state}, file)
-            file.flush()
-            os.fsync(file.fileno())
     except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
-        temporary.unlink(missing_ok=True)
-        raise OSError(f"cannot write {temporary}: {error}; the checkpoints before it are untouched") from error
+        raise OSError(f"cannot write {new}: {error}; the checkpoints before it are untouched") from error
     if (folder / LAST).exists():
         os.replace(folder / LAST, folder / PREVIOUS)
-    os.replace(temporary, folder / LAST)
+    os.replace(new, folder / LAST)
     _sync_folder(folder)
 
 
@@ -77,7 +78,7 @@ class _DamagedError(CheckpointError):
 
 def _fall_back(last: Path, previous: Path, damage: Exception) -> tuple[dict[str, Any], str]:
     if not previous.exists():
-        raise CheckpointError(f"{damage}, and there is no {previous.name}: delete it to start anew") from damage
+        raise CheckpointError(f"{damage}, and there is no {previous.name}: delete it to start from the beginning")
     state = _read(previous)
     aside = last.with_name(DAMAGED)
     os.replace(last, aside)
@@ -85,30 +86,28 @@ def _fall_back(last: Path, previous: Path, damage: Exception) -> tuple[dict[str,
 
 
 def _read(path: Path) -> dict[str, Any]:
-    _check_whole(path)
-    foreign = f"{path} is not a checkpoint of this trainer: move it away, or choose another --out"
     try:
+        # PyTorch's files are zip archives with checksums. A changed byte in the archive's directory can raise nearly
+        # anything, here and there; what the system or a lack of memory raises says nothing of the file.
+        with ZipFile(path) as archive:
+            if torn := archive.testzip():
+                raise BadZipFile(f"wrong checksum of {torn}")
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError) as error:
-        raise CheckpointError(foreign) from error
+    except MemoryError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: an offset that makes no sense
+            raise
+        raise _DamagedError(
+            f"{path} is damaged ({str(error).splitlines()[0] if str(error) else type(error)})"
+        ) from error
     if not isinstance(state, dict) or not state.keys() >= KEYS:
-        raise CheckpointError(foreign)
+        raise CheckpointError(f"{path} is not a checkpoint of this trainer: move it away, or choose another --out")
     if state["format"] != FORMAT:
         raise CheckpointError(
             f"{path} has format {state['format']}, this trainer reads {FORMAT}: use the code that wrote it"
         )
     return state
-
-
-def _check_whole(path: Path) -> None:
-    """Refuse a file that is cut short or whose bytes changed: PyTorch's files are zip archives with checksums."""
-    try:
-        with ZipFile(path) as archive:
-            torn = archive.testzip()
-    except (BadZipFile, EOFError) as error:
-        raise _DamagedError(f"{path} is damaged ({error})") from error
-    if torn:
-        raise _DamagedError(f"{path} is damaged (wrong checksum of {torn})")
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,230 +1,244 @@
 """Training pairs cut from high-resolution photographs, the low-resolution side made on the fly or taken as it is given.
 
 Every pair is a pure function of (seed, step, index in the batch): there is no sampler state to save, and a resumed run
-goes on with exactly the pairs that an undisturbed one would have seen.
+draws exactly the pairs that an undisturbed one would have seen.
 """
 
 import multiprocessing
+import os
 import signal
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from ctypes import c_bool
+from hashlib import blake2b
 from itertools import count, islice
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from image_data.degradation import REACH, SCALE, shrink
+from image_data.degradation import KERNEL_MARGIN, SCALE, bicubic_downscale
 from image_data.geometry import cut_region, orient
 from models.team08_HATFreq.image_io import ImageError
-from training.audit import Photograph
-from training.decoded import DecodedImages, low_pixels
+from training.photographs import Image, Photographs
 
-ATTEMPTS = 100  # draws for one sample before a training set counts as lost
+MAX_DRAWS = 100  # draws for one sample before a training set counts as lost
 
-Image = NDArray[np.uint8]
 Key = tuple[int, int]  # step, index in the batch
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Crop:
-    """Where a pair comes from: position in the photograph after it was flipped and transposed (`orientation`, 0-7)."""
+class LoaderError(RuntimeError):
+    """A process of the loader ended by force."""
 
-    photograph: Photograph
+
+class Crop(NamedTuple):
+    """Where a pair comes from: position in a photograph after it was flipped and transposed (`orientation`, 0-7)."""
+
+    photograph: int
     orientation: int
     top: int
     left: int
 
 
-class Sample(NamedTuple):
-    """What a worker makes of one crop.
+class Batch(NamedTuple):
+    """Samples together; the loader's workers make batches of one.
 
     Attributes:
-        region: uint8 `4p+12 4p+12 3`: gt with `REACH` more pixels on each side, mirrored at the photograph's borders.
-        lq: uint8 `p p 3`: the official low-resolution patch; black where it has to be made from the region.
-        given: whether lq is given.
+        hr_region: uint8 `b 4p+12 4p+12 3`: gt with `KERNEL_MARGIN` more pixels on each side, mirrored at the borders.
+        lq: uint8 `b p p 3`: official low-resolution patches; black where they have to be made from the region.
+        has_lq: bool `b`: whether lq is given.
         faults: messages about images that could not be read when they were drawn.
-        lost: whether there is no sample, because of them.
+        lost: whether a sample is missing, because of them.
     """
 
-    region: Image
-    lq: Image
-    given: bool
+    hr_region: Tensor
+    lq: Tensor
+    has_lq: Tensor
     faults: tuple[str, ...] = ()
     lost: bool = False
 
 
-class Batch(NamedTuple):
-    """Samples together: uint8 `b 4p+12 4p+12 3`, uint8 `b p p 3`, bool `b`; the faults of all; whether any is lost."""
-
-    region: Tensor
-    lq: Tensor
-    given: Tensor
-    faults: tuple[str, ...]
-    lost: bool
-
-
-class Patches(Dataset[Any]):
+class Patches(Dataset[Batch]):
     """Samples addressed by (step, index in the batch).
 
     Args:
         photographs: what the audit found usable.
         patch: side of lq in pixels.
         seed: decides, with the key, what is drawn.
-        weights: the sources' shares of the samples; none to draw every photograph in proportion to its area.
-        images: where decoded pixels come from.
-        skip: draw anew for an image that cannot be read any more, instead of giving the sample up.
+        skip: draw another image for one that cannot be read any more, instead of giving the sample up.
     """
 
-    def __init__(
-        self,
-        photographs: list[Photograph],
-        patch: int,
-        seed: int,
-        weights: Sequence[float] = (),
-        images: DecodedImages | None = None,
-        skip: bool = False,
-    ) -> None:
+    def __init__(self, photographs: Photographs, patch: int, seed: int, skip: bool = False) -> None:
         self.photographs = photographs
         self.patch = patch
         self.seed = seed
-        self.ends = np.cumsum(masses(photographs, weights))
-        self.images = images or DecodedImages()
+        self.ends = np.cumsum(photographs.sampling_weights())
+        self.decoded: dict[int, Image] = {}
         self.skip = skip
 
-    def __getitem__(self, key: Key) -> Sample:
+    def keep_decoded(self, gigabytes: float) -> int:
+        """Decode the first photographs, as many as fit into memory (1e9 bytes a GB); returns how many.
+
+        Decoding a 2K photograph takes far longer than cutting a patch from it. One that cannot be read is left for when
+        it is drawn.
+        """
+        count = int(np.searchsorted(np.cumsum(self.photographs.areas) * 3, gigabytes * 1e9, side="right"))
+        with ThreadPoolExecutor() as pool:
+            images = pool.map(self._decode_or_none, range(count))
+            self.decoded = {number: image for number, image in enumerate(images) if image is not None}
+        return len(self.decoded)
+
+    def __getitem__(self, key: Key) -> Batch:
         faults: list[str] = []
-        for attempt in range(ATTEMPTS if self.skip else 1):
+        for attempt in range(MAX_DRAWS if self.skip else 1):
             try:
                 return self._cut(self.crop_at(*key, attempt))._replace(faults=tuple(faults))
-            except ImageError as error:
+            except (ImageError, OSError) as error:
                 faults.append(str(error))
-            except OSError as error:  # the folder of decoded pixels: another draw would fail as well
-                return self._nothing([*faults, str(error)])
-        return self._nothing(faults)
+        side = SCALE * self.patch + 2 * KERNEL_MARGIN
+        return self._sample(np.zeros((side, side, 3), np.uint8))._replace(faults=tuple(faults), lost=True)
 
     def crop_at(self, step: int, index: int, attempt: int = 0) -> Crop:
-        """The crop of a sample: photographs by their mass, positions on the grid of the scale."""
+        """The crop of a sample: photographs by their sampling weights, positions on the grid of the scale.
+
+        Photographs are drawn with replacement: there are no epochs.
+        """
         counter = np.array([0, attempt, index, step], np.uint64)
         rng = np.random.Generator(np.random.Philox(key=np.array([self.seed, 0], np.uint64), counter=counter))
         number = int(np.searchsorted(self.ends, rng.integers(self.ends[-1]), side="right"))
-        photograph, orientation = self.photographs[number], int(rng.integers(8))
-        h, w = photograph.height, photograph.width
+        orientation = int(rng.integers(8))
+        h, w = (int(self.photographs.rows[side][number]) for side in ("height", "width"))
         if orientation & 4:
             h, w = w, h
         top, left = (SCALE * int(rng.integers(n // SCALE - self.patch + 1)) for n in (h, w))
-        return Crop(photograph, orientation, top, left)
+        return Crop(number, orientation, top, left)
+
+    def sampling_hash(self) -> str:
+        return blake2b(self.ends.tobytes(), digest_size=16).hexdigest()
 
     def files_at(self, step: int, batch: int) -> list[str]:
         """The files of one step's batch, for messages."""
-        return [self.crop_at(step, index).photograph.image.name for index in range(batch)]
+        return [self.photographs.images[self.crop_at(step, index).photograph].name for index in range(batch)]
 
-    def _cut(self, crop: Crop) -> Sample:
-        photograph, patch = crop.photograph, self.patch
-        image = orient(self.images.pixels(photograph), crop.orientation)
-        region = cut_region(image, crop.top, crop.left, SCALE * patch)
-        if photograph.low is None:
-            return Sample(region, np.zeros((patch, patch, 3), np.uint8), False)
-        low = orient(low_pixels(photograph), crop.orientation)
+    def _cut(self, crop: Crop) -> Batch:
+        photograph, patch = self.photographs[crop.photograph], self.patch
+        decoded = self.decoded.get(crop.photograph)
+        image = photograph.decode() if decoded is None else decoded
+        region = cut_region(orient(image, crop.orientation), crop.top, crop.left, SCALE * patch)
+        if photograph.lr_image is None:
+            return self._sample(region)
+        lq = orient(photograph.decode_lr(), crop.orientation)
         top, left = crop.top // SCALE, crop.left // SCALE
-        return Sample(region, low[top : top + patch, left : left + patch].copy(), True)
+        return self._sample(region, lq[top : top + patch, left : left + patch].copy())
 
-    def _nothing(self, faults: list[str]) -> Sample:
-        side = SCALE * self.patch + 2 * REACH
-        black = np.zeros((side, side, 3), np.uint8)
-        return Sample(black, black[: self.patch, : self.patch], False, tuple(faults), lost=True)
+    def _sample(self, region: Image, lq: Image | None = None) -> Batch:
+        given = np.zeros((self.patch, self.patch, 3), np.uint8) if lq is None else lq
+        return Batch(torch.from_numpy(region)[None], torch.from_numpy(given)[None], torch.tensor([lq is not None]))
+
+    def _decode_or_none(self, number: int) -> Image | None:
+        with suppress(ImageError, OSError):
+            return self.photographs[number].decode()
+        return None
 
 
 class StepBatches(Sampler[list[Key]]):
-    """The keys from step `start` on that one process takes, `micro` at a time and `passes` times a step, without end.
+    """The keys from step `start` on that one process takes, `micro` at a time, without end.
 
     The shares of the processes follow one another in the global batch, which is the same for every number of them.
     """
 
-    def __init__(self, start: int, micro: int, passes: int = 1, rank: int = 0) -> None:
-        self.start, self.micro, self.passes, self.rank = start, micro, passes, rank
+    def __init__(self, start: int, micro: int, accumulation_steps: int = 1, rank: int = 0) -> None:
+        self.start, self.micro, self.accumulation_steps, self.rank = start, micro, accumulation_steps, rank
 
     def __iter__(self) -> Iterator[list[Key]]:
-        first = self.rank * self.passes * self.micro
+        share = self.accumulation_steps * self.micro
         for step in count(self.start):
-            for begin in range(first, first + self.passes * self.micro, self.micro):
+            for begin in range(self.rank * share, (self.rank + 1) * share, self.micro):
                 yield [(step, index) for index in range(begin, begin + self.micro)]
 
 
-def by_step(batches: Iterable[T], passes: int) -> Iterator[list[T]]:
+def by_step(batches: Iterable[T], accumulation_steps: int) -> Iterator[list[T]]:
     """The batches of each step together."""
     iterator = iter(batches)
-    while step := list(islice(iterator, passes)):
+    while step := list(islice(iterator, accumulation_steps)):
         yield step
 
 
-def make_loader(patches: Patches, batches: StepBatches, workers: int, pin_memory: bool) -> DataLoader[Any]:
-    """`Batch`es in order, made ahead by `workers` processes."""
+@contextmanager
+def loading(patches: Patches, batches: StepBatches, workers: int, pin_memory: bool) -> Iterator[Iterator[list[Batch]]]:
+    """The parts of each step in order, made ahead by `workers` processes.
+
+    Raises:
+        LoaderError: one of them was killed.
+    """
     # Forked workers share the decoded photographs; spawned ones would each hold a copy.
     fork = workers > 0 and "fork" in multiprocessing.get_all_start_methods()
-    return DataLoader(
-        patches,
-        batch_sampler=batches,
-        num_workers=workers,
-        pin_memory=pin_memory,
-        collate_fn=together,
-        worker_init_fn=_ignore_signals,
-        multiprocessing_context="fork" if fork else None,
-    )
+    context = multiprocessing.get_context("fork" if fork else None)
+    leaving: Any = context.Value(c_bool, False, lock=False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create")  # train.py has said it in a line
+        loader = DataLoader(
+            patches,
+            batch_sampler=batches,
+            num_workers=workers,
+            pin_memory=pin_memory,
+            collate_fn=collate,
+            worker_init_fn=_Worker(leaving) if workers else None,
+            multiprocessing_context=context if workers else None,
+        )
+    try:
+        yield by_step(loader, batches.accumulation_steps)
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise LoaderError(
+            "a process of the loader ended by force, mostly for lack of memory: lower --workers or --cache_gb, or "
+            f"enlarge /dev/shm (a container's --shm-size). The last checkpoint is untouched. ({error})"
+        ) from error
+    finally:
+        leaving.value = True
 
 
-def together(samples: list[Sample]) -> Batch:
-    """Samples stacked."""
-    region = torch.from_numpy(np.stack([sample.region for sample in samples]))
-    lq = torch.from_numpy(np.stack([sample.lq for sample in samples]))
-    given = torch.tensor([sample.given for sample in samples])
+class _Worker:
+    """What a worker does first: it leaves signals to the main process until that is leaving itself.
+
+    Ctrl-C and a cluster's preemption reach every process of the group, while the main process needs its workers until
+    its checkpoint is written. Afterwards PyTorch ends them by SIGTERM, and Python waits for each of them at its exit.
+    """
+
+    def __init__(self, leaving: Any) -> None:
+        self.leaving = leaving
+
+    def __call__(self, _number: int) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, self._terminate)
+
+    def _terminate(self, *_: object) -> None:
+        if self.leaving.value:
+            os._exit(1)
+
+
+def collate(samples: list[Batch]) -> Batch:
+    region, lq, has_lq = (torch.cat(parts) for parts in zip(*(sample[:3] for sample in samples), strict=True))
     faults = tuple(fault for sample in samples for fault in sample.faults)
-    return Batch(region, lq, given, faults, any(sample.lost for sample in samples))
+    return Batch(region, lq, has_lq, faults, any(sample.lost for sample in samples))
 
 
 def to_pair(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
     """(lq, gt), float `b c h w` in [0, 1] on the device, where what is not given of lq is made."""
-    region = batch.region.to(device, non_blocking=True)
-    given = batch.lq.to(device, non_blocking=True)
-    if batch.given.all():
-        lq = given
-    elif not batch.given.any():
-        lq = shrink(region)
-    else:
-        lq = torch.where(batch.given.to(device)[:, None, None, None], given, shrink(region))
-    return _to_network(lq), _to_network(region[:, REACH:-REACH, REACH:-REACH])
-
-
-def masses(photographs: list[Photograph], weights: Sequence[float] = ()) -> NDArray[np.int64]:
-    """How often each photograph is drawn in relation to the others: its area, scaled to its source's weight.
-
-    Args:
-        photographs: at least one.
-        weights: by number of the source; none for areas alone. A source without photographs takes no part.
-
-    Returns:
-        int64 `n_photographs`, each at least 1.
-    """
-    areas = np.array([photograph.height * photograph.width for photograph in photographs], np.int64)
-    if not len(weights):
-        return areas
-    sources = np.array([photograph.source for photograph in photographs])
-    totals = np.bincount(sources, areas, len(weights))
-    shares = np.divide(weights, totals, out=np.zeros(len(weights)), where=totals > 0)
-    scaled = areas * shares[sources]
-    return np.maximum(1, np.rint(scaled / scaled.sum() * 2**52)).astype(np.int64)
+    region = batch.hr_region.to(device, non_blocking=True)
+    lq = batch.lq.to(device, non_blocking=True)
+    if not batch.has_lq.any():
+        lq = bicubic_downscale(region)
+    elif not batch.has_lq.all():
+        lq = torch.where(batch.has_lq.to(device)[:, None, None, None], lq, bicubic_downscale(region))
+    return _to_network(lq), _to_network(region[:, KERNEL_MARGIN:-KERNEL_MARGIN, KERNEL_MARGIN:-KERNEL_MARGIN])
 
 
 def _to_network(batch: Tensor) -> Tensor:
     return batch.permute(0, 3, 1, 2).float().div_(255)
-
-
-def _ignore_signals(_worker: int) -> None:
-    # Ctrl-C and a cluster's preemption reach every process of the group: the main process alone decides when to end,
-    # and needs the workers until its checkpoint is written.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,12 +1,12 @@
 """One trainer in several processes, launched by torchrun: who is who, and what they tell each other.
 
 One process, one machine and many machines take the same path. The global batch is the setting; each process's share and
-the passes it is taken in follow from the number of processes.
+the accumulation steps follow from the number of processes.
 """
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -15,10 +15,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from models.team08_HATFreq.system import broadcast_from_main
+from models.team08_HATFreq.system import broadcast_from_main, choose_device, own_keys
 from training.config import ConfigError
+from training.lifetime import leave_with_others, leave_with_parent
 
-PATIENCE = timedelta(hours=12)  # the audit of a large training set, which the main process makes, may take hours
+TIMEOUT = timedelta(hours=12)  # the audit of a large training set, which the main process makes, may take hours
 T = TypeVar("T")
 
 
@@ -29,15 +30,15 @@ class World:
     rank: int
     size: int
     device: torch.device
-    talk: Any = None  # the group that speaks by way of the CPUs, and waits longer than a step's exchange may take
+    cpu_group: Any = None  # gloo on every device: asking there makes no process wait for its GPU
 
     @property
-    def main(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the process that speaks and writes."""
         return self.rank == 0
 
     def share(self, batch: int, micro_batch: int) -> tuple[int, int]:
-        """Patches that this process takes at once, and in how many passes a step, for a global batch.
+        """Patches that this process takes at once, and accumulation steps, for a global batch.
 
         Raises:
             ConfigError: the batch cannot be shared out evenly.
@@ -59,7 +60,14 @@ class World:
 
     def from_main(self, function: Callable[[], T]) -> T:
         """Call a function in the main process and give its result, or raise its error, in all of them."""
-        return broadcast_from_main(function, self.main, self.size, self.talk)
+        return broadcast_from_main(function, self.is_main, self.size, self.cpu_group)
+
+    def gather(self, item: T) -> list[T]:
+        """Every process's item, in the order of their ranks."""
+        items: list[Any] = [item] * self.size
+        if self.size > 1:
+            dist.all_gather_object(items, item, group=self.cpu_group)
+        return items
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum over all processes, in place."""
@@ -67,21 +75,21 @@ class World:
             dist.all_reduce(values)
         return values
 
-    def largest(self, number: int) -> int:
-        """The largest of all processes' numbers, asked by way of the CPUs: no process waits for its GPU."""
-        if self.size == 1:
-            return number
-        asked = torch.tensor(number)
-        dist.all_reduce(asked, dist.ReduceOp.MAX, group=self.talk)
-        return int(asked)
+    def all_reduce_max(self, *numbers: int) -> list[int]:
+        """The largest of all processes' numbers, each by itself."""
+        asked = torch.tensor(numbers)
+        if self.size > 1:
+            dist.all_reduce(asked, dist.ReduceOp.MAX, group=self.cpu_group)
+        return asked.tolist()
 
 
 @contextmanager
-def joined(device: str) -> Iterator[World]:
+def joined(device: str, timeout_minutes: float) -> Iterator[World]:
     """This process's place among those that torchrun has started, or alone.
 
     Args:
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        timeout_minutes: how long a process waits for the others in a step.
 
     Raises:
         ConfigError: the device cannot be used, or one process was started where several GPUs wait.
@@ -93,38 +101,33 @@ def joined(device: str) -> Iterator[World]:
                 f"{count} GPUs and one process: start with 'torchrun --standalone --nproc_per_node {count} train.py "
                 "...', or name one GPU with --device cuda:0"
             )
-        yield World(0, 1, choose_device(device))
+        yield World(0, 1, _device(device))
         return
-    chosen = choose_device(device, local_rank=int(os.environ["LOCAL_RANK"]))
-    if chosen.type == "cuda":
-        torch.cuda.set_device(chosen)
+    leave_with_parent()
+    if "LOCAL_RANK" not in os.environ:  # launchers other than torchrun
+        local = int(os.environ.get("SLURM_LOCALID") or os.environ["RANK"]) % max(1, torch.cuda.device_count())
+        os.environ["LOCAL_RANK"] = str(local)
+    chosen = _device(device.partition(":")[0])  # each process has its own GPU
     store, rank, size = next(dist.rendezvous("env://"))
-    # After a restart torchrun may offer the same store, in which the dead processes' addresses still stand (pytorch
-    # issue 167288): every attempt gets keys of its own.
-    store = dist.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", store=store, rank=rank, world_size=size)
-    yield World(rank, size, chosen, dist.new_group(backend="gloo", timeout=PATIENCE))
-    # After an error, the others may wait for this process: leaving at once lets torchrun end them.
+    backend, timeout = "nccl" if chosen.type == "cuda" else "gloo", timedelta(minutes=timeout_minutes)
+    dist.init_process_group(backend, store=own_keys(store), rank=rank, world_size=size, timeout=timeout)
+    world = World(rank, size, chosen, dist.new_group(backend="gloo", timeout=TIMEOUT))
+    with leave_with_others(rank, size) if size > 1 else nullcontext():
+        yield world
+    # After an error, the others may wait for this process: leaving at once ends them.
     dist.destroy_process_group()
 
 
-def choose_device(name: str, local_rank: int | None = None) -> torch.device:
-    """The device that `--device` names; under torchrun, the GPU of this process.
+def _device(name: str) -> torch.device:
+    """The device that `--device` names, made the current one, which pinned memory and the machine's record follow.
 
     Raises:
         ConfigError: not a device, or CUDA where there is none or too few.
     """
-    if name != "auto" and name.split(":")[0] not in ("cpu", "cuda"):
-        raise ConfigError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
-    if device.type == "cpu":
-        return device
-    index = device.index if local_rank is None else local_rank
-    count = torch.cuda.device_count()
-    if (index or 0) >= count:
-        raise ConfigError(
-            f"device {name!r} with GPU {index or 0} asked for, and PyTorch finds {count}: use fewer processes, or cpu"
-        )
-    return device if index is None else torch.device("cuda", index)
+    try:
+        device = choose_device(name)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device

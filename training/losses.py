@@ -35,13 +35,15 @@ def parse_loss(items: tuple[str, ...]) -> dict[str, float]:
     """`("l1=1", "frequency=0.05")` -> weights by name.
 
     Raises:
-        ValueError: an unknown loss, a weight that is no positive number, or none at all.
+        ValueError: an unknown or doubled loss, a weight that is not a positive number, or none at all.
     """
     weights: dict[str, float] = {}
     for item in items:
         name, equals, text = item.partition("=")
         if name not in LOSSES:
             raise ValueError(f"unknown loss {name!r}: choose from {', '.join(LOSSES)}")
+        if name in weights:
+            raise ValueError(f"loss {name} stands twice: give it one weight")
         try:
             weights[name] = float(text) if equals else 1.0
         except ValueError as error:
@@ -54,5 +56,4 @@ def parse_loss(items: tuple[str, ...]) -> dict[str, float]:
 
 
 def total_loss(weights: Mapping[str, float], sr: Tensor, gt: Tensor) -> Tensor:
-    """The weighted sum of the losses named."""
     return torch.stack([weight * LOSSES[name](sr, gt) for name, weight in weights.items()]).sum()

@@ -1,11 +1,14 @@
 """The learning rate as a pure function of the step, and its reshaping when a run gets a new end."""
 
 import math
+import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 GAMMA = 0.5  # what a milestone multiplies the rate by
 MINUTES = "min"
+FromMain = Callable[[Callable[[], Any]], Any]
 REPLAN_AFTER = 20  # steps until the speed of a run with a deadline is known well enough
 RESERVE = 0.97  # share of the time left that is planned for: validations and a slow machine take their part
 
@@ -62,7 +65,7 @@ class Schedule:
         return replace(reshaped, end=step + steps, deadline=0.0)
 
     def replanned(self, step: int, seconds: float, seconds_per_step: float) -> "Schedule":
-        """This schedule with the end that its deadline allows; the rate goes on from where it stands at `step`.
+        """This schedule with the end that its deadline allows; the rate at `step` stays what it is.
 
         Args:
             step: steps made.
@@ -93,10 +96,12 @@ def planned(lr: float, min_lr: float, warmup: int, steps: int, milestones: tuple
     return Schedule(lr, min_lr, warmup, start=warmup, end=steps, milestones=milestones)
 
 
-def resumed(plan: Schedule, saved: dict[str, Any], step: int, finish_in: str, seconds: float) -> Schedule:
-    """The schedule on which a run goes on.
+def resumed(
+    plan: Schedule, saved: dict[str, Any], step: int, finish_in: str, seconds: float, factor: float = 1.0
+) -> Schedule:
+    """The schedule on which a run is resumed.
 
-    A reshaped schedule outlives a restart: asking again for the same `finish_in`, or for none, goes on with it. Another
+    A reshaped schedule outlives a restart: asking again for the same `finish_in`, or for none, keeps it. Another
     `finish_in` reshapes once more, from the rate at `step`. A run that has ended stays ended.
 
     Args:
@@ -105,9 +110,10 @@ def resumed(plan: Schedule, saved: dict[str, Any], step: int, finish_in: str, se
         step: steps made so far.
         finish_in: what the command line asks for; empty for none.
         seconds: of training so far, over all starts.
+        factor: by which the command line changes the rate of a schedule that was reshaped.
     """
     before = Schedule(**saved)
-    current = before if before.finish_in else plan
+    current = replace(before, lr=before.lr * factor, min_lr=plan.min_lr) if before.finish_in else plan
     if step < current.end and finish_in not in ("", before.finish_in):
         return current.finishing(step, finish_in, seconds)
     return current
@@ -117,7 +123,7 @@ def parse_finish_in(text: str) -> tuple[int, float]:
     """`500` -> (500, 0.0) steps, `90min` -> (0, 90.0) minutes, empty -> neither.
 
     Raises:
-        ValueError: no positive number of steps or minutes.
+        ValueError: not a positive number of steps or minutes.
     """
     try:
         if not text:
@@ -129,3 +135,30 @@ def parse_finish_in(text: str) -> tuple[int, float]:
     except ValueError as error:
         raise ValueError(f"finish_in takes steps, as 500, or minutes, as 90{MINUTES}; got {text!r}") from error
     return steps, minutes
+
+
+class Pace:
+    """How long a run has trained, and the end that its speed allows where it was given minutes.
+
+    Args:
+        step: steps made before this start.
+        seconds: of training before this start.
+    """
+
+    def __init__(self, step: int, seconds: float) -> None:
+        self.first, self.before, self.began = step, seconds, time.monotonic()
+        self.next = step + REPLAN_AFTER
+
+    @property
+    def seconds(self) -> float:
+        """Of training, over all starts."""
+        return self.before + time.monotonic() - self.began
+
+    def replanned(self, schedule: Schedule, step: int, from_main: FromMain) -> Schedule:
+        """The schedule, reshaped now and then, at steps that all processes agree on (`from_main`)."""
+        if not schedule.deadline or step < self.next:
+            return schedule
+        speed = (self.seconds - self.before) / (step - self.first)
+        schedule = from_main(lambda: schedule.replanned(step, self.seconds, speed))
+        self.next = step + max(REPLAN_AFTER, (schedule.end - step) // 10)
+        return schedule

@@ -6,6 +6,11 @@
 The folder stands alone: with `model_zoo/team08_HATFreq` it runs inside the organisers' repository.
 """
 
+import torch
+
+if tuple(int(number) for number in torch.__version__.split(".")[:2]) < (2, 5):
+    raise ImportError(f"HATFreq needs PyTorch 2.5 or later, and this is {torch.__version__}: pip install 'torch>=2.5'")
+
 from .inference import main
 from .layers import set_exportable, set_fused_attention
 from .network import PRESETS, HATConfig, HATFreq, override

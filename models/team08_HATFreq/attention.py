@@ -201,7 +201,7 @@ class WindowAttention(nn.Module):
         last_column = (torch.arange(columns, device=x.device) == columns - 1).long()
         mask = masks[last_row[:, None], last_column[None]]  # gh gw n n
         both = bias.to(x.dtype) + mask.to(x.dtype)[None, :, :, None]  # 1 gh gw heads n n
-        return both.expand(len(x), *both.shape[1:]).flatten(0, 2)
+        return both.expand(x.shape[0], *both.shape[1:]).flatten(0, 2)
 
     def _attend_in_parts(self, x: Tensor, bias: Tensor, masks: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
         """The inner windows of a shifted grid where they lie, and those that wrap around copied together."""
@@ -236,7 +236,7 @@ class WindowAttention(nn.Module):
 
     def _attend(self, x: Tensor, bias: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
         """`b h w c` -> `b h w c`: every window attends to itself; bias `heads n n`, or of each window."""
-        if not x.numel():  # a grid of one row or column has no inner windows
+        if not SWITCHES.exportable and not x.numel():  # a grid of one row or column has no inner windows
             return x
         qkv_weight, qkv_bias, proj_weight = weights
 
@@ -273,6 +273,8 @@ class OverlappingAttention(nn.Module):
         q, kv = qkv[..., :dim], qkv[..., dim:]
         height, margin = q.shape[1], self.margin
         rows = self._rows_at_once(q)
+        if rows is None:
+            return self._attend(q, F.pad(kv, (0, 0, margin, margin, margin, margin)), bias)
         bands = []
         for top in range(0, height, rows):
             bottom = min(top + rows, height)
@@ -280,14 +282,16 @@ class OverlappingAttention(nn.Module):
             beyond = (max(0, margin - top), max(0, bottom + margin - height))
             around = F.pad(around, (0, 0, margin, margin, *beyond))
             bands.append(self._attend(q[:, top:bottom], around, bias))
-        return bands[0] if len(bands) == 1 else torch.cat(bands, dim=1)
+        return torch.cat(bands, dim=1)
 
-    def _rows_at_once(self, q: Tensor) -> int:
-        """Rows of pixels that are attended together: few on the CPU without gradients, else all (see `in_pieces`)."""
-        _, height, width, _ = q.shape
+    def _rows_at_once(self, q: Tensor) -> int | None:
+        """Rows of pixels that are attended together: few on the CPU without gradients, else all (see `in_pieces`).
+
+        None for all: a loop over a height that an exporter does not know would fix it.
+        """
         if q.device.type != "cpu" or torch.is_grad_enabled() or SWITCHES.exportable or torch.compiler.is_compiling():
-            return height
-        return self.window * max(1, PIECE * torch.get_num_threads() // (self.window * width))
+            return None
+        return self.window * max(1, PIECE * torch.get_num_threads() // (self.window * q.shape[2]))
 
     def _attend(self, q: Tensor, kv: Tensor, bias: Tensor) -> Tensor:
         """q `b h w c`, kv `b h+2*margin w+2*margin 2c` -> `b h w c`."""

@@ -6,13 +6,13 @@ hatfreq a.jpg b.png holidays/ -o results/  # several pictures and folders
 """
 
 import argparse
+import io
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
 
-from .folder import RestorationError, enlarge_alpha, unique_names
+from .folder import RestorationError, restore_picture, unique_names
 from .image_io import OUTPUT_SUFFIXES, ImageError, list_images, read_picture, write_picture
 from .inference import HATFreqRestorer, load_restorer
 from .system import choose_device
@@ -80,17 +80,19 @@ def restore_file(restorer: HATFreqRestorer, source: Path, target: Path, quality:
             bar.update(done - bar.n)
 
         restorer.progress = progress
-        rgb, _ = restorer(picture.rgb)
-    alpha = None if picture.alpha is None else enlarge_alpha(picture.alpha, rgb.shape[:2])
+        result, _ = restore_picture(restorer, picture)
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_picture(target, replace(picture, rgb=rgb, alpha=alpha), quality)
+    write_picture(target, result, quality)
     lost = f" (not kept: {', '.join(picture.metadata.lost)})" if picture.metadata.lost else ""
-    return f"{target}  {rgb.shape[1]}x{rgb.shape[0]}{lost}"
+    return f"{target}  {result.rgb.shape[1]}x{result.rgb.shape[0]}{lost}"
 
 
 def main(argv: list[str] | None = None) -> int:
     """Enlarge the pictures named; 0 if all were, else 1 with the reasons on stderr."""
     args = parse_arguments(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names may hold what a terminal cannot show
     failed = False
     try:
         files = plan(args.inputs, args.output)
@@ -103,9 +105,10 @@ def main(argv: list[str] | None = None) -> int:
         for target, source in files.items():
             try:
                 print(restore_file(restorer, source, target, args.quality))
-            except (ImageError, RestorationError, FloatingPointError) as error:
-                failed = True
-                print(f"hatfreq: {error}", file=sys.stderr)
+            except (ImageError, RestorationError, FloatingPointError, ValueError, OSError, MemoryError) as error:
+                failed = True  # the other pictures are restored
+                named = source.name in str(error) or target.name in str(error)
+                print(f"hatfreq: {error if named else f'{source}: {error or type(error).__name__}'}", file=sys.stderr)
     except (ValueError, RuntimeError, OSError) as error:
         print(f"hatfreq: error: {error}", file=sys.stderr)
         return 1

@@ -212,18 +212,17 @@ class _Pipeline:
 
     def _restore(self, entry: dict[str, Any], picture: Picture) -> tuple[dict[str, Any], Picture]:
         started = time.monotonic()
-        rgb, noted = self.restorer(picture.rgb)
-        alpha = None if picture.alpha is None else enlarge_alpha(picture.alpha, rgb.shape[:2])
+        result, noted = restore_picture(self.restorer, picture)
         entry |= {
             "input_size": list(picture.rgb.shape[1::-1]),
-            "output_size": list(rgb.shape[1::-1]),
-            "bits": rgb.dtype.itemsize * 8,
+            "output_size": list(result.rgb.shape[1::-1]),
+            "bits": result.rgb.dtype.itemsize * 8,
             "seconds": round(time.monotonic() - started, 3),
             **noted,
         }
         if picture.metadata.lost:
             entry["not_kept"] = list(picture.metadata.lost)
-        return entry, replace(picture, rgb=rgb, alpha=alpha)
+        return entry, result
 
     def _write(self, source: Path, entry: dict[str, Any], picture: Picture) -> None:
         """Write one result, then note it in the record."""
@@ -380,6 +379,13 @@ def share_out(pixels: dict[str, int], processes: int) -> list[list[str]]:
         owner[name] = load.index(min(load))
         load[owner[name]] += max(1, pixels[name])  # a bad file, without pixels, takes a moment too
     return [[name for name in pixels if owner[name] == process] for process in range(processes)]
+
+
+def restore_picture(restorer: Restorer, picture: Picture) -> tuple[Picture, dict[str, Any]]:
+    """The restored picture with its transparency and metadata, and what the restorer has noted."""
+    rgb, noted = restorer(picture.rgb)
+    alpha = None if picture.alpha is None else enlarge_alpha(picture.alpha, rgb.shape[:2])
+    return replace(picture, rgb=rgb, alpha=alpha), noted
 
 
 def enlarge_alpha(alpha: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:

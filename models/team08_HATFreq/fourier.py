@@ -15,6 +15,9 @@ from torch import Tensor
 
 from .layers import SWITCHES
 
+# This folder may be imported under two names in one process: in the repository, and as the package hatfreq.
+NAMESPACE = f"{__name__.partition('.')[0]}_fourier"
+
 
 def rfft2(u: Tensor) -> Tensor:
     """`torch.view_as_real(torch.fft.rfft2(u, norm="ortho"))`: float32 `... h w` -> `... h w//2+1 2`."""
@@ -26,13 +29,13 @@ def irfft2(spectrum: Tensor, width: int) -> Tensor:
     return _irfft2_by_matrices(spectrum, width) if SWITCHES.exportable else _irfft2(spectrum, width)
 
 
-@torch.library.custom_op("hatfreq::rfft2", mutates_args=())
+@torch.library.custom_op(f"{NAMESPACE}::rfft2", mutates_args=())
 def _rfft2(u: Tensor) -> Tensor:
     _check_float32(u)
     return torch.view_as_real(torch.fft.rfft2(u.contiguous(), norm="ortho").contiguous())
 
 
-@torch.library.custom_op("hatfreq::irfft2", mutates_args=())
+@torch.library.custom_op(f"{NAMESPACE}::irfft2", mutates_args=())
 def _irfft2(spectrum: Tensor, width: int) -> Tensor:
     _check_float32(spectrum)
     rows = torch.fft.ifft(torch.view_as_complex(spectrum.contiguous()), dim=-2, norm="ortho").contiguous()

@@ -26,10 +26,12 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 OUTPUT_SUFFIXES = (".png", ".jpg", ".webp")
 MAX_PIXELS = 80_000_000  # more is taken for a decompression bomb; PIL itself warns from 89 million on
 
+_FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "WEBP")  # PIL knows many more, and starts other programs for some
 _GREY, _COLOUR = ("1", "L", "LA"), ("RGB", "RGBA", "P", "PA", "YCbCr")
 _SIXTEEN = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 _BAND = 256  # rows worked on at once
-_ORIENTATION, _BITS, _PHOTOMETRIC, _PLANAR, _SAMPLE_FORMAT = 274, 258, 262, 284, 339  # TIFF and EXIF tags
+# TIFF and EXIF tags
+_BITS, _PHOTOMETRIC, _ORIENTATION, _CHANNELS, _PLANAR, _EXTRA, _SAMPLE_FORMAT = 258, 262, 274, 277, 284, 338, 339
 
 
 class ImageError(ValueError):
@@ -106,14 +108,14 @@ def read_picture(path: str | os.PathLike[str], content: bytes | None = None) -> 
         ImageError: not an image, truncated, too large, animated, CMYK or of floating-point samples.
     """
     path = Path(path)
-    content = _bytes_of(path) if content is None else content
-    with _opened(path, content) as image, _decoding(path):
-        _refuse_unsupported(path, image)
-        image.load()  # decodes everything: a truncated file fails here
-        sixteen = _is_16_bit(image, content)
-        samples = _decode_16(path, content, image) if sixteen else _decode_8(image)
-        picture = _picture(_upright(samples, _orientation(image)))
-        return replace(picture, metadata=_metadata(image, picture.grey))
+    with _decoding(path):
+        content = _regular(path).read_bytes() if content is None else content
+        with _opened(path, io.BytesIO(content), empty=not content) as image:
+            _refuse_unsupported(path, image, content)
+            image.load()  # decodes everything: a truncated file fails here
+            samples = _decode_16(path, content, image) if _is_16_bit(image, content) else _decode_8(content, image)
+            picture = _picture(_upright(samples, _orientation(image)))
+            return replace(picture, metadata=_metadata(image, picture.grey))
 
 
 def read_rgb(path: str | os.PathLike[str], content: bytes | None = None) -> NDArray[np.uint8]:
@@ -140,64 +142,85 @@ def size_of(path: str | os.PathLike[str], content: bytes | None = None) -> tuple
         ImageError: not an image, damaged, or too large.
     """
     path = Path(path)
-    with _opened(path, content) as image, _decoding(path):
-        width, height = image.size
-        return (width, height) if _orientation(image) >= 5 else (height, width)
-
-
-def _bytes_of(path: Path) -> bytes:
-    if path.is_dir():
-        raise ImageError(f"{path} is a folder with an image's name: rename it")
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise ImageError(f"{path} does not exist") from error
-    except OSError as error:
-        raise ImageError(f"{path} cannot be read ({error.strerror}): check the file and its permissions") from error
+    with _decoding(path):
+        source = _regular(path) if content is None else io.BytesIO(content)
+        empty = not (path.stat().st_size if content is None else content)
+        with _opened(path, source, empty) as image:
+            width, height = image.size
+            turned = image.format != "TIFF" and _orientation(image) >= 5  # PIL gives a TIFF's size upright
+            return (width, height) if turned else (height, width)
 
 
 @contextmanager
 def _decoding(path: Path) -> Iterator[None]:
-    """Turn whatever a decoder stumbles over in a damaged file into an error that names the file."""
+    """Turn whatever goes wrong with a file into an error that names it: damaged ones fail in any way."""
     try:
         yield
     except ImageError:
         raise
+    except FileNotFoundError as error:
+        raise ImageError(f"{path} does not exist") from error
     except MemoryError as error:
         raise ImageError(f"{path} does not fit into memory when it is decoded: make it smaller") from error
     except Exception as error:  # TypeError, KeyError, SyntaxError, struct.error, ...: PIL has no class for them
-        reason = str(error) or type(error).__name__
+        if isinstance(error, OSError) and error.errno:
+            raise ImageError(f"{path} cannot be read ({error.strerror}): check it and its permissions") from error
+        reason = next(iter(str(error).splitlines()), "")[:100]
+        if not reason or " at 0x" in reason:  # an object of PIL's, which says nothing to a reader
+            reason = type(error).__name__
         raise ImageError(f"{path} is damaged or truncated ({reason}): copy or download it again") from error
 
 
-def _opened(path: Path, content: bytes | None) -> Image.Image:
-    """The file with its header read, from its bytes where they are at hand."""
-    if content is None:
-        if path.is_dir():
-            raise ImageError(f"{path} is a folder with an image's name: rename it")
-        if not path.exists():
-            raise ImageError(f"{path} does not exist")  # or is a link that leads nowhere, or to itself
+def _regular(path: Path) -> Path:
+    if path.is_dir():
+        raise ImageError(f"{path} is a folder with an image's name: rename it")
+    if path.exists() and not path.is_file():  # reading from a pipe would wait for ever
+        raise ImageError(f"{path} is not a regular file: take it out of the folder")
+    return path
+
+
+def _opened(path: Path, source: Path | BinaryIO, empty: bool) -> Image.Image:
+    """The file with its header read."""
     try:
-        image = Image.open(path if content is None else io.BytesIO(content))
-    except Exception as error:  # as in `_decoding`
-        empty = not (content if content is not None else path.stat().st_size)
-        known = f"is damaged ({error})" if not isinstance(error, UnidentifiedImageError) else "is not an image"
-        raise ImageError(f"{path} {'is empty' if empty else known}: replace it or take it out of the folder") from error
+        image = Image.open(source, formats=_FORMATS)
+    except UnidentifiedImageError as error:
+        cause = "is empty" if empty else "is not an image (PNG, JPEG, BMP, TIFF or WebP), or its header is damaged"
+        raise ImageError(f"{path} {cause}: replace it or take it out of the folder") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{path} has more than {MAX_PIXELS:,} pixels: crop it first") from error
     if image.width * image.height > MAX_PIXELS:
         image.close()
         raise ImageError(f"{path} has {image.width}x{image.height} pixels, more than {MAX_PIXELS:,}: crop it first")
     return image
 
 
-def _refuse_unsupported(path: Path, image: Image.Image) -> None:
+def _refuse_unsupported(path: Path, image: Image.Image, content: bytes) -> None:
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":  # MPO: a phone's JPEG with previews behind it; the first is the photograph
         raise ImageError(f"{path} holds {frames} frames or pages: save each as a file of its own")
     if image.mode not in _GREY + _COLOUR + _SIXTEEN:
         raise ImageError(f"{path} holds {image.mode} samples: convert it to 8- or 16-bit grey or RGB first")
-    bits, sample_format = _largest_tag(image, _BITS, 8), _largest_tag(image, _SAMPLE_FORMAT, 1)
-    if bits > 16 or sample_format > 1:
-        raise ImageError(f"{path} holds {bits}-bit samples that are not unsigned: save 16-bit ones")
+    if image.format == "PNG" and content[12:16] != b"IHDR":
+        raise ImageError(f"{path} is damaged (its header is not in its place): copy or download it again")
+    if image.format == "TIFF":
+        _refuse_tiff(path, image)
+
+
+def _refuse_tiff(path: Path, image: Any) -> None:
+    """Kinds of TIFF that PIL (8 bits) and OpenCV (16 bits) would read wrongly and not say so."""
+    bits, kinds = (set(np.atleast_1d(image.tag_v2.get(tag, 1)).tolist()) for tag in (_BITS, _SAMPLE_FORMAT))
+    remedy = "save it with 8 or 16 bits, or as PNG"
+    if kinds != {1}:
+        raise ImageError(f"{path} holds {max(bits)}-bit samples that are not unsigned: {remedy}")
+    if len(bits) > 1 or not bits <= {1, 2, 4, 8, 16}:
+        raise ImageError(f"{path} holds samples of {max(bits)} bits: {remedy}")
+    channels = image.tag_v2.get(_CHANNELS, 1)
+    if image.tag_v2.get(_PLANAR, 1) != 1 and (channels == 2 or (channels > 1 and bits == {16})):
+        raise ImageError(f"{path} keeps its channels in separate planes: save it with interleaved ones, or as PNG")
+    extra = np.atleast_1d(image.tag_v2.get(_EXTRA, ())).tolist()
+    layout = (image.tag_v2.get(_PHOTOMETRIC), channels, extra)
+    if bits == {16} and layout not in ((0, 1, []), (1, 1, []), (2, 3, []), (2, 4, []), (2, 4, [2])):
+        raise ImageError(f"{path} holds 16-bit samples other than grey, RGB, and RGB with straight alpha: {remedy}")
 
 
 def _largest_tag(image: Image.Image, tag: int, default: int) -> int:
@@ -213,17 +236,17 @@ def _orientation(image: Image.Image) -> int:
 
 def _is_16_bit(image: Image.Image, content: bytes) -> bool:
     """Whether samples have 16 bits; PIL's mode says so for grey files only."""
-    if image.mode in _SIXTEEN:
-        return True
     if image.format == "PNG":
-        return content[24] == 16  # the bit depth in the IHDR chunk (PNG specification, 11.2.2)
-    return _largest_tag(image, _BITS, 8) == 16
+        return content[24] == 16  # the bit depth in the IHDR chunk (PNG specification, 11.2.1)
+    return image.mode in _SIXTEEN or _largest_tag(image, _BITS, 8) == 16
 
 
-def _decode_8(image: Image.Image) -> NDArray[np.uint8]:
+def _decode_8(content: bytes, image: Image.Image) -> NDArray[np.uint8]:
     """uint8 `h w`, `h w 2` (grey and alpha), `h w 3` or `h w 4`."""
     transparent = "transparency" in image.info
-    if image.mode in ("1", "L", "LA"):
+    if transparent and image.format == "PNG" and image.mode == "L":
+        image.info["transparency"] *= 255 // (2 ** content[24] - 1)  # PIL has spread 2 and 4 bits over the range
+    if image.mode in _GREY:
         mode = "LA" if transparent or image.mode == "LA" else "L"
     else:
         mode = "RGBA" if transparent or image.mode in ("RGBA", "PA") else "RGB"
@@ -235,10 +258,8 @@ def _decode_8(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def _decode_16(path: Path, content: bytes, image: Image.Image) -> NDArray[np.uint16]:
-    """uint16 `h w`, `h w 2`, `h w 3` or `h w 4`; refused is what OpenCV is known to read wrongly."""
+    """uint16 `h w`, `h w 2`, `h w 3` or `h w 4`."""
     tags = getattr(image, "tag_v2", {})
-    if tags.get(_PLANAR, 1) == 2 and len(np.atleast_1d(tags.get(_BITS, 16))) > 1:
-        raise ImageError(f"{path} keeps its 16-bit channels in separate planes: save it with interleaved ones, or PNG")
     samples = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if samples is None or samples.dtype != np.uint16:
         if image.format == "PNG":
@@ -289,9 +310,9 @@ def _metadata(image: Image.Image, grey: bool) -> Metadata:
     try:
         found = image.info.get("dpi")
         dpi = (float(found[0]), float(found[1])) if found and min(found) > 0 and max(found) < 1e5 else None
-        tags = image.getexif()
+        tags = image.getexif() if image.info.get("exif") else {}  # a TIFF's tags describe its own layout, too
         tags.pop(_ORIENTATION, None)
-        exif = tags.tobytes() if len(tags) else None
+        exif = tags.tobytes() if isinstance(tags, Image.Exif) and len(tags) else None
     except Exception as error:  # PIL writes only what it can parse
         lost.append(f"EXIF ({error or type(error).__name__})")
     if any(key in image.info for key in ("xmp", "XML:com.adobe.xmp", "photoshop")):
@@ -354,7 +375,7 @@ def write_png(path: str | os.PathLike[str], samples: NDArray[Any], metadata: Met
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # channels -> grey, grey and alpha, RGB, RGBA
-_SUB = 1  # the filter type: a sample less the one to its left
+_SUB = 1  # the filter type: a sample minus the one to its left
 _COMPRESSED_AT_ONCE = 1 << 20  # bytes
 
 
@@ -392,7 +413,7 @@ def write_rows(file: BinaryIO, samples: NDArray[Any], metadata: Metadata) -> Non
 
 
 def _filtered(rows: NDArray[Any]) -> NDArray[np.uint8]:
-    """uint8 or uint16 `h w c` -> uint8 `h 1+n`: the filter's number, then each byte less that one pixel before it."""
+    """uint8 or uint16 `h w c` -> uint8 `h 1+n`: the filter's number, then each byte minus that one pixel before it."""
     pixels = np.ascontiguousarray(rows.astype(rows.dtype.newbyteorder(">"), copy=False))
     data = pixels.view(np.uint8).reshape(len(rows), rows.shape[1], -1)  # h w bytes
     filtered = np.empty((len(rows), 1 + data[0].size), np.uint8)

@@ -19,16 +19,18 @@ from .weights import LoadedWeights, build, describe_config, load, preset_name
 
 Precision = Literal["fp32", "bf16"]
 
-# Bytes that a pass takes at most for each LR pixel, measured on the CPU (`python -m benchmarks.memory`); a GPU is given
-# half as much again: not measured.
+# Bytes that a pass takes at most for each LR pixel of tiles from 64x64 on, on the CPU: `light` measured with AVX2 and
+# AVX-512 on one thread and two, the others with AVX-512 and raised by a fifth. A GPU is given half as much again,
+# unmeasured.
 BYTES_PER_PIXEL: dict[str, dict[str, int]] = {
-    "light": {"fp32": 4_000, "bf16": 4_500},
-    "small": {"fp32": 24_000, "bf16": 16_000},
-    "base": {"fp32": 29_000, "bf16": 20_000},
-    "large": {"fp32": 30_000, "bf16": 20_000},
+    "light": {"fp32": 5_000, "bf16": 5_000},
+    "small": {"fp32": 31_000, "bf16": 24_000},
+    "base": {"fp32": 36_000, "bf16": 28_000},
+    "large": {"fp32": 36_000, "bf16": 28_000},
 }
 USABLE = 0.8  # of the free memory: the rest is for fragmentation and other programs
 SMALLEST_TILE = 32
+MOST_TILES = 8  # at once, on a GPU
 LARGEST_TILE = 512  # on the CPU: larger ones are no faster there, and the memory is everybody's
 IN_FLIGHT = 2  # images, with their results, in memory at one time: one is restored, others are read and written
 
@@ -89,7 +91,8 @@ class HATFreqRestorer:
             try:
                 overlap = min(self.overlap, tile // 2)
                 upscale = self._counted(rgb.shape[0], rgb.shape[1], tile, overlap)
-                return restore_samples(upscale, rgb, self.scale, tile, overlap), {"tile": tile}
+                samples = restore_samples(upscale, rgb, self.scale, tile, overlap, self.device, self._batch(tile))
+                return samples, {"tile": tile}
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -117,6 +120,12 @@ class HATFreqRestorer:
             tile = self.limit
         return 0 if tile >= max(rgb.shape[:2]) else tile
 
+    def _batch(self, tile: int) -> int:
+        """Tiles of a row that are restored at once: on a GPU, small ones do not fill it."""
+        if self.device.type != "cuda" or not tile or self.free is None:
+            return 1
+        return int(min(MOST_TILES, max(1, USABLE * self.free / (self._bytes_a_pixel() * tile**2))))
+
     def _bytes_a_pixel(self) -> float:
         name = preset_name(self.model.config)
         # A shape of its own takes for each channel at most what `light` does, the narrowest.
@@ -138,7 +147,7 @@ class HATFreqRestorer:
             def forward(part: Tensor) -> Tensor:
                 nonlocal done
                 sr = self._forward(part)
-                done += 1
+                done += len(part)
                 report(done, total)
                 return sr
 

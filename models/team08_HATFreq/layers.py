@@ -4,7 +4,7 @@ Two things cost a network of this kind more time on the CPU than its arithmetic 
 
 * `F.linear` in fp32 goes to MKL, whose kernels stop at AVX2 on processors of other makers than Intel, while
   convolutions go to oneDNN, which uses AVX-512 wherever it finds it. A linear layer is a 1x1 convolution of
-  channels-last pixels, so it is given to oneDNN as one, forward and backward.
+  channels-last pixels, so where there is AVX-512 it is given to oneDNN as one, forward and backward.
 * Intermediate tensors of the whole image are too large for the allocator to keep, so the system clears fresh pages
   for each of them. Without gradients, what needs no neighbours is computed a piece at a time.
 """
@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 PIECE = 1024  # tokens a thread
+AVX512 = "AVX512" in torch.backends.cpu.get_cpu_capability()
 IMAGES = 64  # oneDNN takes a 1x1 convolution of 16 images or more, on one thread too
 
 
@@ -57,7 +58,9 @@ def _switched(name: str, value: bool) -> Iterator[None]:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`F.linear`: `... c` -> `... k` by the weight `k c` and the bias `k`; equal to rounding on every device."""
-    if SWITCHES.exportable or x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
+    if not AVX512 or SWITCHES.exportable or x.device.type != "cpu":
+        return F.linear(x, weight, bias)
+    if x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
         return F.linear(x, weight, bias)
     tokens = x.shape[:-1].numel()
     if not tokens:

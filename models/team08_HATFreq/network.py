@@ -22,6 +22,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
+from huggingface_hub import PyTorchModelHubMixin  # timm needs it too
 from timm.layers import DropPath, trunc_normal_
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -83,6 +84,8 @@ class HATConfig:
 
     def __post_init__(self) -> None:
         """Refuse shapes that cannot be built, naming the field and its remedy."""
+        for name in ("depths", "num_heads"):  # lists, where a config was read from JSON
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         if len(self.depths) != len(self.num_heads):
             raise ValueError(f"depths {self.depths} and num_heads {self.num_heads} must have one entry a group each")
         if not self.depths or min(self.depths) < 1:
@@ -151,8 +154,18 @@ def override(config: HATConfig, changes: dict[str, Any]) -> HATConfig:
     return replace(config, **changes)
 
 
-class HATFreq(nn.Module):
-    """Float `b 3 h w` in [0, 1] -> the enlarged image, `b 3 h*scale w*scale`, not clamped; for any h, w >= 1."""
+class HATFreq(
+    nn.Module,
+    PyTorchModelHubMixin,
+    library_name="hatfreq",
+    license="mit",
+    pipeline_tag="image-to-image",
+    tags=["super-resolution", "image-super-resolution", "hat", "x4"],
+):
+    """Float `b 3 h w` in [0, 1] -> the enlarged image, `b 3 h*scale w*scale`, not clamped; for any h, w >= 1.
+
+    `save_pretrained(folder)`, `push_to_hub(name)` and `HATFreq.from_pretrained(folder or name)` are Hugging Face's.
+    """
 
     mean: Tensor
     shift_masks: Tensor

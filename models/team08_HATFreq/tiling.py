@@ -16,6 +16,8 @@ from torch import Tensor
 Upscale = Callable[[Tensor], Tensor]
 Pixels = TypeVar("Pixels", Tensor, NDArray[Any])
 BAND = 256  # rows that are turned into samples at once
+CPU = torch.device("cpu")
+NOT_FINITE = "the network's result is not finite: try --precision fp32, and check the weights file"
 
 
 def self_ensemble(fn: Upscale, lq: Tensor) -> Tensor:
@@ -52,14 +54,24 @@ def restore_tiled(fn: Upscale, lq: Tensor, scale: int, tile: int, overlap: int) 
     return sr
 
 
-def restore_samples(fn: Upscale, rgb: NDArray[Any], scale: int, tile: int, overlap: int) -> NDArray[Any]:
+def restore_samples(
+    fn: Upscale,
+    rgb: NDArray[Any],
+    scale: int,
+    tile: int,
+    overlap: int,
+    device: torch.device = CPU,
+    batch: int = 1,
+) -> NDArray[Any]:
     """Restore an image of integer samples in little more memory than the image and its result take.
 
-    Only the tile that is worked on and the strips that it shares with its neighbours are ever held as floats.
+    Only the tiles that are worked on and the strips that they share with their neighbours are ever held as floats. They
+    are quantised where they were computed; from a GPU the integers come back while the next tiles are restored.
 
     Args:
-        fn, scale, tile, overlap: as `restore_blocks`; `fn` is given float32 in [0, 1].
+        fn, scale, tile, overlap, batch: as `restore_blocks`; `fn` is given float32 in [0, 1] on the device.
         rgb: uint8 or uint16 `h w 3`.
+        device: where `fn` computes.
 
     Returns:
         `h*scale w*scale 3` of the same type.
@@ -71,15 +83,62 @@ def restore_samples(fn: Upscale, rgb: NDArray[Any], scale: int, tile: int, overl
     h, w = rgb.shape[:2]
     samples = np.empty((h * scale, w * scale, 3), rgb.dtype)
     lq = rgb.transpose(2, 0, 1)[None]  # a view: its parts turn into floats as their turn comes
-    for top, left, block in restore_blocks(lambda part: fn(_to_float(part)), lq, scale, tile, overlap):
-        for row in range(0, block.shape[-2], BAND):
-            part = to_samples(block[..., row : row + BAND, :], rgb.dtype)
-            samples[top + row : top + row + len(part), left : left + part.shape[1]] = part
+    writer = _SampleWriter(samples, device)
+    blocks = restore_blocks(lambda part: fn(_to_float(part, device)), lq, scale, tile, overlap, device, batch)
+    for top, left, block in blocks:
+        writer.put(top, left, block)
+    writer.finish()
     return samples
 
 
+class _SampleWriter:
+    """Puts restored blocks into an array of samples; from a GPU each is fetched while the next one is computed."""
+
+    def __init__(self, samples: NDArray[Any], device: torch.device) -> None:
+        self.samples, self.device = samples, device
+        self.finite = torch.ones((), dtype=torch.bool, device=device)
+        self.pending: tuple[int, int, Tensor, Any] | None = None
+
+    def put(self, top: int, left: int, block: Tensor) -> None:
+        """Take a float block `1 3 h w`."""
+        if self.device.type != "cuda":
+            for row in range(0, block.shape[-2], BAND):
+                self._write(top + row, left, to_samples(block[..., row : row + BAND, :], self.samples.dtype))
+            return
+        self.finite &= torch.isfinite(block).all()  # looked at once, at the end: asking would wait for the GPU
+        found = _quantised(block, self.samples.dtype)
+        host = torch.empty(found.shape, dtype=found.dtype, pin_memory=True)
+        host.copy_(found, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+        self._fetch()
+        self.pending = (top, left, host, event)
+
+    def finish(self) -> None:
+        """Write what is still on its way; raises FloatingPointError for a value that is not finite."""
+        self._fetch()
+        if not bool(self.finite):
+            raise FloatingPointError(NOT_FINITE)
+
+    def _fetch(self) -> None:
+        if self.pending is not None:
+            top, left, host, event = self.pending
+            event.synchronize()
+            self._write(top, left, host.numpy())
+            self.pending = None
+
+    def _write(self, top: int, left: int, part: NDArray[Any]) -> None:
+        self.samples[top : top + part.shape[0], left : left + part.shape[1]] = part
+
+
 def restore_blocks(
-    fn: Callable[[Pixels], Tensor], lq: Pixels, scale: int, tile: int, overlap: int
+    fn: Callable[[Pixels], Tensor],
+    lq: Pixels,
+    scale: int,
+    tile: int,
+    overlap: int,
+    device: torch.device = CPU,
+    batch: int = 1,
 ) -> Iterator[tuple[int, int, Tensor]]:
     """The restored image in blocks, each as soon as no later tile reaches into it.
 
@@ -88,39 +147,54 @@ def restore_blocks(
     kept: what a tile shares with the next one, and what its row shares with the row below.
 
     Args:
-        fn: restores a tile; it may run elsewhere and return its result from there.
-        lq: `b c h w`, a tensor on the CPU or an array: only tiles leave it.
+        fn: restores tiles `n*b c tile tile`; it may compute elsewhere and return its result from there.
+        lq: `b c h w`, a tensor or an array: only tiles are given to `fn`.
         scale: enlargement of `fn`.
         tile: side of a tile in LR pixels; 0 restores the image whole, as does a tile that the image fits into.
         overlap: LR pixels that neighbouring tiles share, at least; 0 <= overlap < tile.
+        device: where the tiles are blended.
+        batch: tiles of one row that `fn` is given at once.
 
     Yields:
-        top and left in pixels of the result, and float32 `b c height width` on the CPU; together the blocks cover
+        top and left in pixels of the result, and float32 `b c height width` on the device; together the blocks cover
         the result once.
 
     Raises:
         ValueError: tile or overlap out of range.
     """
     check_tile(tile, overlap)
-    h, w = lq.shape[-2:]
+    b, c, h, w = lq.shape
     if tile == 0 or (h <= tile and w <= tile):
-        yield 0, 0, fn(lq).float().cpu()
+        yield 0, 0, fn(lq).float().to(device)
         return
-    columns = list(tile_weights(w, tile, overlap, scale))
-    above = torch.zeros(*lq.shape[:2], 0, w * scale)
-    for (top, weight_y), rows in _with_finished(list(tile_weights(h, tile, overlap, scale)), scale):
-        below = _strip_like(above, len(weight_y) - rows)
-        shared = torch.zeros(*lq.shape[:2], len(weight_y), 0)
+    rows, columns = ([(at, v.to(device)) for at, v in tile_weights(n, tile, overlap, scale)] for n in (h, w))
+    above = torch.zeros(b, c, 0, w * scale, device=device)
+    for (top, weight_y), height in _with_finished(rows, scale):
+        below = _strip_like(above, len(weight_y) - height)
+        shared = torch.zeros(b, c, len(weight_y), 0, device=device)
+        restored = _restored_row(fn, lq[..., top : top + tile, :], [left for left, _ in columns], tile, batch)
         for (left, weight_x), width in _with_finished(columns, scale):
-            restored = fn(lq[..., top : top + tile, left : left + tile]).float().cpu()
-            blended = restored * weight_y[:, None] * weight_x
+            blended = next(restored).to(device) * weight_y[:, None] * weight_x
             blended[..., : shared.shape[-1]] += shared
             finished, shared = blended[..., :width], blended[..., width:]
             across = slice(left * scale, left * scale + width)
             finished[..., : above.shape[-2], :] += above[..., across]
-            below[..., across] = finished[..., rows:, :]
-            yield top * scale, left * scale, finished[..., :rows, :]
+            below[..., across] = finished[..., height:, :]
+            yield top * scale, left * scale, finished[..., :height, :]
         above = below
+
+
+def _restored_row(
+    fn: Callable[[Pixels], Tensor], row: Pixels, lefts: list[int], tile: int, batch: int
+) -> Iterator[Tensor]:
+    """The tiles of a row, restored some at a time: float32 `b c tile*scale tile*scale`."""
+    for start in range(0, len(lefts), batch):
+        parts = [row[..., left : left + tile] for left in lefts[start : start + batch]]
+        if len(parts) == 1:
+            yield fn(parts[0]).float()
+            continue
+        together: Any = torch.cat(parts) if isinstance(row, Tensor) else np.concatenate(parts)
+        yield from fn(together).float().split(len(row))
 
 
 def _strip_like(above: Tensor, height: int) -> Tensor:
@@ -182,9 +256,12 @@ def to_tensor(rgb: NDArray[Any]) -> Tensor:
     return _to_float(rgb.transpose(2, 0, 1)[None])
 
 
-def _to_float(samples: NDArray[Any]) -> Tensor:
-    """uint8 or uint16 `b 3 h w` -> float32 in [0, 1]."""
-    return torch.from_numpy(samples.astype(np.float32, order="C") / np.iinfo(samples.dtype).max)
+def _to_float(samples: NDArray[Any], device: torch.device = CPU) -> Tensor:
+    """uint8 or uint16 `b 3 h w` -> float32 in [0, 1] on the device, to which the integers travel."""
+    full = np.iinfo(samples.dtype).max
+    if device.type != "cuda":
+        return torch.from_numpy(samples.astype(np.float32, order="C") / full)
+    return torch.from_numpy(np.ascontiguousarray(samples)).pin_memory().to(device, non_blocking=True).float() / full
 
 
 def to_samples(sr: Tensor, dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -194,7 +271,11 @@ def to_samples(sr: Tensor, dtype: np.dtype[Any]) -> NDArray[Any]:
         FloatingPointError: a value is not finite.
     """
     if not bool(torch.isfinite(sr).all()):
-        raise FloatingPointError("the network's result is not finite: try --precision fp32, and check the weights file")
-    full = float(np.iinfo(dtype).max)
-    samples = sr[0].clamp(0, 1).mul(full).round()
-    return np.ascontiguousarray(samples.permute(1, 2, 0).numpy().astype(dtype))
+        raise FloatingPointError(NOT_FINITE)
+    return _quantised(sr, dtype).cpu().numpy()
+
+
+def _quantised(sr: Tensor, dtype: np.dtype[Any]) -> Tensor:
+    """float `1 3 h w` -> uint8 or uint16 `h w 3`, contiguous, on the same device."""
+    samples = sr[0].clamp(0, 1).mul(float(np.iinfo(dtype).max)).round().permute(1, 2, 0)
+    return samples.to(torch.uint8 if dtype == np.uint8 else torch.uint16).contiguous()

@@ -33,7 +33,6 @@ _NESTS = ("params_ema", "params", "ema", "model", "state_dict", "model_state_dic
 _PREFIXES = ("module.", "_orig_mod.")
 _BLOCK = "layers.0.residual_group.blocks.0."
 _OVERLAP = "layers.{}.residual_group.overlap_attn.relative_position_bias_table"
-_MOST_LAYERS = 1000  # groups, or blocks of one: more is not a network but a hostile name
 _SHAPE_FREE = ("scale", "frequency", "drop_path_rate", "num_feat")  # what presets of one name may differ in
 
 
@@ -68,10 +67,8 @@ class LoadedWeights:
         Raises:
             WeightsError: not a HAT or HATFreq.
         """
-        if self.config is not None:
-            return self.config
         try:
-            return describe(self.state)
+            return describe(self.state) if self.config is None else _confirmed(self.config, self.state)
         except WeightsError as error:
             raise WeightsError(f"{self.path}: {error}") from error
 
@@ -259,15 +256,18 @@ def _with_sorted_header(content: bytes) -> bytes:
 
 
 def _config(path: Path, metadata: dict[str, str]) -> HATConfig | None:
-    """The shape in a file's metadata; fields of older versions that only said how to compute are passed over."""
+    """The shape in a file's metadata; fields of older versions that only said how to compute are left out."""
     try:
         found = json.loads(metadata.get(CONFIG, "null"))
-        if not isinstance(found, dict):
-            return None
-        known = {f.name for f in fields(HATConfig)}
+    except ValueError:  # another program's word
+        return None
+    known = {f.name for f in fields(HATConfig)}
+    if not isinstance(found, dict):
+        return None
+    try:
         shape: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items() if k in known}
         return HATConfig(**shape)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ArithmeticError) as error:
         raise WeightsError(f"{path} describes a network that cannot be built ({error}): get it again") from error
 
 
@@ -382,15 +382,44 @@ def _attention_shape(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _depths(state: Mapping[str, Tensor]) -> tuple[int, ...]:
-    """Number of blocks in each group, from the keys."""
-    blocks: dict[int, int] = {}
+    """Number of blocks in each group, from the keys: every block must be there, so that no name makes a huge network.
+
+    Raises:
+        ValueError: blocks are missing.
+    """
+    blocks: dict[int, set[int]] = {}
     for key in state:
-        if match := re.match(r"layers\.(\d{1,9})\.residual_group\.blocks\.(\d{1,9})\.", key):
-            group, block = int(match[1]), int(match[2])
-            if max(group, block) >= _MOST_LAYERS:
-                raise ValueError(f"{key} names more layers than {_MOST_LAYERS}")
-            blocks[group] = max(blocks.get(group, 0), block + 1)
-    return tuple(blocks[group] for group in sorted(blocks))
+        if match := re.fullmatch(r"layers\.(\d{1,6})\.residual_group\.blocks\.(\d{1,6})\.attn\.qkv\.weight", key):
+            blocks.setdefault(int(match[1]), set()).add(int(match[2]))
+    if sorted(blocks) != list(range(len(blocks))) or any(max(found) >= len(found) for found in blocks.values()):
+        raise ValueError("groups or blocks are missing between those that it names")
+    return tuple(len(blocks[group]) for group in sorted(blocks))
+
+
+def _confirmed(config: HATConfig, state: Mapping[str, Tensor]) -> HATConfig:
+    """A shape that a file claims, held against its tensors before memory is taken for it.
+
+    Raises:
+        WeightsError: it is not theirs.
+    """
+    claimed, found = _widths(config), _widths(describe(state))
+    if wrong := [name for name in claimed if claimed[name] != found.get(name)]:
+        raise WeightsError(f"its metadata describes another network than its tensors ({wrong[0]}): get it again")
+    return config
+
+
+def _widths(config: HATConfig) -> dict[str, Any]:
+    """What tensors tell of a shape, whatever ratio it was made by; not the frequency blocks, which are small."""
+    ratios = ("overlap_ratio", "mlp_ratio", "compress_ratio", "squeeze_factor", "conv_scale", "drop_path_rate")
+    plain = {k: v for k, v in asdict(config).items() if k not in (*ratios, "frequency")}
+    if config.upsampler != "pixelshuffle":
+        del plain["num_feat"]
+    return plain | {
+        "overlap_ratio": config.overlapping_size,
+        "mlp_ratio": int(config.embed_dim * config.mlp_ratio),
+        "compress_ratio": config.embed_dim // config.compress_ratio,
+        "squeeze_factor": config.embed_dim // config.squeeze_factor,
+    }
 
 
 def _upsampler_shape(state: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -1,0 +1,272 @@
+"""What the benchmarks share: evaluation sets, networks, child processes, turns, and the files of results."""
+
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from benchmarks.render import render
+from evaluation.score import restore_uint8
+from image_data.pairs import Pair, load_pairs
+from models.team08_HATFreq import HATConfig, HATFreq
+from models.team08_HATFreq.system import write_bytes
+from models.team08_HATFreq.tiling import self_ensemble
+from models.team08_HATFreq.weights import build, load
+
+ROOT = Path(__file__).resolve().parents[1]
+WEIGHTS = ROOT / "model_zoo" / "team08_HATFreq" / "hatfreq_light_x4.safetensors"
+BENCH = Path(os.environ.get("HATFREQ_SHARED", ROOT.parent / "shared")) / "data" / "bench"
+CPU = torch.device("cpu")
+
+Image = NDArray[np.uint8]
+T = TypeVar("T")
+K = TypeVar("K")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is measured
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def find_sets(bench: Path, names: Sequence[str] = ()) -> dict[str, list[Pair]]:
+    """The evaluation sets of a folder, the smallest first: its sub-folders that hold `HR` and `LRbicx4`.
+
+    Args:
+        names: some of them; all by default.
+
+    Raises:
+        SystemExit: there is none, or not the one asked for.
+    """
+    folders = {path.parent.name: path.parent for path in bench.glob("*/HR") if (path.parent / "LRbicx4").is_dir()}
+    if not folders:
+        raise SystemExit(f"{bench} holds no evaluation set: a folder with HR and LRbicx4 is one (docs/data.md)")
+    if unknown := set(names) - set(folders):
+        raise SystemExit(f"{bench} has no set {min(unknown)}: it has {', '.join(sorted(folders))}")
+    sets = {name: load_pairs(folders[name] / "HR", folders[name] / "LRbicx4") for name in names or folders}
+    return dict(sorted(sets.items(), key=lambda item: (len(item[1]), item[0])))
+
+
+def named(sets: Mapping[str, Sequence[Any]]) -> str:
+    """`Set5 (5), Set14 (14)`."""
+    return ", ".join(f"{name} ({len(pairs)})" for name, pairs in sets.items())
+
+
+def open_network(weights: Path) -> HATFreq:
+    """The network of a weights file, ready to restore on the CPU.
+
+    Raises:
+        WeightsError: the file cannot be used.
+    """
+    return build(load(weights))[0].eval()
+
+
+def restorer(model: HATFreq, ensemble: int = 1) -> Callable[[Image], Image]:
+    """uint8 `h w 3` -> uint8 `4h 4w 3`: whole images, fp32, on the CPU; `ensemble` is 1 (single pass) or 8."""
+    forward = model if ensemble == 1 else lambda lq: self_ensemble(model, lq)
+    return lambda lq: restore_uint8(forward, lq, CPU)
+
+
+def reference_hat(config: HATConfig) -> nn.Module:
+    """spandrel's HAT of a shape; it has HAT's upsampler and no frequency blocks."""
+    from spandrel.architectures.HAT import HAT
+
+    own = ("scale", "upsampler", "frequency")
+    shape = {name: value for name, value in asdict(config).items() if name not in own}
+    return HAT(upscale=config.scale, **shape)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# How it is measured
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def in_child(function: Callable[..., T], *args: Any) -> T:
+    """Call a function of a module in a process of its own: a process's peak of memory never falls."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *args).result()
+
+
+@dataclass(frozen=True)
+class Process:
+    """What a finished process took: seconds by the clock, seconds of CPU, peak resident bytes."""
+
+    seconds: float
+    cpu_seconds: float
+    peak: int
+
+
+def run_script(*words: object) -> Process:
+    """Run a Python script of this repository.
+
+    Its peak is at least what this process held when it started it: call it with little in memory.
+
+    Raises:
+        SystemExit: the script failed; what it wrote to stderr has been shown.
+    """
+    command, began = [str(word) for word in words], time.perf_counter()
+    with subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL, cwd=ROOT) as process:
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with status {process.returncode}")
+    return Process(time.perf_counter() - began, usage.ru_utime + usage.ru_stime, maxrss_bytes(usage))
+
+
+def maxrss_bytes(usage: resource.struct_rusage) -> int:
+    """The peak of resident memory; macOS counts bytes, Linux KiB."""
+    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def seconds(function: Callable[[], object], device: torch.device = CPU) -> float:
+    """Wall time of one call, the GPU's work included."""
+    synchronise(device)
+    began = time.perf_counter()
+    function()
+    synchronise(device)
+    return time.perf_counter() - began
+
+
+def by_turns(ways: Mapping[K, Callable[[], object]], rounds: int, device: torch.device = CPU) -> dict[K, float]:
+    """Median seconds of each way; they take turns, so that a machine whose speed drifts treats all alike."""
+    for way in ways.values():
+        way()  # the first pass also plans and allocates
+    taken = [{name: seconds(way, device) for name, way in ways.items()} for _ in range(rounds)]
+    return {name: statistics.median(turn[name] for turn in taken) for name in ways}
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for the GPU; nothing on a CPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def memory_in_use(device: torch.device, peak: bool = False) -> int:
+    """Bytes in use now, or the most so far.
+
+    Raises:
+        RuntimeError: the system does not tell (resident memory is read on Linux).
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) if peak else torch.cuda.memory_allocated(device)
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError as error:
+        raise RuntimeError("no /proc/self/status: measure the CPU's memory on Linux") from error
+    field = "VmHWM:" if peak else "VmRSS:"
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+
+def file_sha256(path: Path) -> str:
+    """The hash of a file's bytes, in hex."""
+    return sha256(path.read_bytes()).hexdigest()
+
+
+def cpu_name() -> str:
+    """The processor's name as Linux tells it, else the architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Results
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def setting(
+    argv: Sequence[str] | None,
+    weights: Path | None = None,
+    threads: int = 1,
+    packages: Sequence[str] = (),
+    **facts: Any,
+) -> dict[str, Any]:
+    """How a result was measured.
+
+    Args:
+        argv: words of the command line; None for those that this process was started with.
+        weights: the file that was measured, for its hash.
+        threads: of the CPU.
+        packages: whose versions matter, besides torch.
+        facts: `data`, `tile`, `precision`, `notes` and what else a reader needs.
+    """
+    device = torch.device(facts.pop("device", "cpu"))
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else "no GPU"
+    found: dict[str, Any] = {
+        "command": command(sys.argv[1:] if argv is None else argv),
+        "measured": time.strftime("%Y-%m-%d"),
+        "commit": commit(),
+        **facts,
+        "machine": f"{cpu_name()}, {threads} of {os.cpu_count()} threads, {gpu}",
+        "versions": {name: version(name) for name in ("torch", *packages)},
+    }
+    if weights is not None:
+        found["weights"] = {"file": weights.name, "sha256": file_sha256(weights), "teachers": teachers(weights)}
+    return found
+
+
+def command(words: Sequence[str]) -> str:
+    """The command without the folders of this machine: an absolute path is shown by its last two parts."""
+    module = sys.modules["__main__"].__spec__
+    name = module.name if module else Path(sys.argv[0]).name
+    shown = [str(Path("...", *Path(word).parts[-2:])) if Path(word).is_absolute() else word for word in words]
+    return " ".join(["python -m", name, *shown])
+
+
+def commit() -> str:
+    """The commit of the code, `-dirty` where tracked files differ from it; empty outside a git checkout."""
+    words = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+
+def teachers(weights: Path) -> list[dict[str, str]]:
+    """The networks that weights were distilled from, as the facts beside them tell (`scripts/release_weights.py`)."""
+    path = weights.with_suffix(".json")
+    if not path.is_file():
+        return []
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    if facts["sha256"] != file_sha256(weights):
+        return []
+    found = [run["teacher"] for run in facts["runs"] if run["teacher"]]
+    return [one for number, one in enumerate(found) if one not in found[:number]]
+
+
+def publish(out: Path, kind: str, rows: list[dict[str, Any]], setting: dict[str, Any], **more: Any) -> str:
+    """Write a result as JSON, and the tables and plots that are rendered from it beside it; returns the tables.
+
+    Args:
+        out: the JSON file.
+        kind: which renderer of `benchmarks.tables` it is for.
+        rows: one a measurement.
+        setting: of `setting`.
+        more: what belongs to the result and is no row.
+    """
+    write_result(out, kind, rows, setting, **more)
+    return render(out)
+
+
+def write_result(out: Path, kind: str, rows: list[dict[str, Any]], setting: dict[str, Any], **more: Any) -> None:
+    """The JSON alone, with a line for each row, so that a change of one is a change of one line."""
+    head = json.dumps({"kind": kind, "setting": setting, **more}, indent=1, ensure_ascii=False)
+    lines = ",\n  ".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(out, f'{head[:-2]},\n "rows": [\n  {lines}\n ]\n}}\n'.encode())

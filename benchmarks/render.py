@@ -1,0 +1,207 @@
+"""Tables and plots from the results files: all that the documentation and the factsheet show of them is made here.
+
+    python -m benchmarks.render              # all of benchmarks/results
+    python -m benchmarks.render FILE.json    # one
+
+A benchmark renders its own result when it writes it; the command is for a change of the layout.
+"""
+
+import io
+import json
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from benchmarks.tables import (
+    BANDS,
+    CHOICES,
+    COMPARISONS,
+    TABLES,
+    VARIANTS,
+    Difference,
+    Result,
+    ablation_psnr,
+    band_gains,
+    is_teacher,
+    paired,
+    selection_psnr,
+    unique,
+)
+from models.team08_HATFreq.system import write_bytes
+
+RESULTS = Path(__file__).parent / "results"
+BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#666666"  # Okabe and Ito's, but grey
+STYLE = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "pdf.fonttype": 42}
+OURS = "HATFreq"
+
+
+def draw_quality(result: Result) -> Figure | None:
+    """PSNR against CPU seconds, means over the sets; ours as discs, others as squares, each with its name."""
+    points, below = quality_points(result)
+    if not points:
+        return None
+    figure = Figure(figsize=(5.6, 4.6), layout="constrained")
+    axes = figure.subplots()
+    axes.set_xscale("log")
+    axes.margins(0.3, 0.22)
+    for ours, colour, marker in ((True, ORANGE, "o"), (False, BLUE, "s")):
+        chosen = [point for name, point in points.items() if name.startswith(OURS) == ours]
+        axes.plot(*zip(*chosen, strict=True), marker, color=colour, markersize=9) if chosen else None
+    place_labels(axes, points)
+    axes.set_xlabel("CPU seconds an image, one thread")
+    axes.set_ylabel("PSNR-Y, dB")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.grid(alpha=0.25)
+    note = f"\nbelow the axis: {', '.join(below)}" if below else ""
+    axes.set_title(f"mean of {', '.join(unique(row['set'] for row in result['rows']))}{note}", fontsize=9.5, color=GREY)
+    return figure
+
+
+def quality_points(result: Result) -> tuple[dict[str, tuple[float, float]], list[str]]:
+    """Name -> (seconds, PSNR) of what has been timed on every set, and what lies 1.5 dB or more below the best."""
+    sets = set(unique(row["set"] for row in result["rows"]))
+    points = {}
+    for name in unique(row["method"] for row in result["rows"]):
+        rows = [row for row in result["rows"] if row["method"] == name and row["seconds"]]
+        if {row["set"] for row in rows} == sets:
+            size = f"\n{rows[0]['parameters'] / 1e6:.2f} M" if rows[0]["parameters"] else ""
+            seconds, psnr = (statistics.fmean(row[key] for row in rows) for key in ("seconds", "psnr"))
+            points[f"{name}{' (teacher)' * is_teacher(result, rows[0])}{size}"] = seconds, psnr
+    best = max((psnr for _, psnr in points.values()), default=0.0)
+    below = [f"{name.splitlines()[0]} {psnr:.2f} dB" for name, (_, psnr) in points.items() if psnr < best - 1.5]
+    return {name: point for name, point in points.items() if point[1] >= best - 1.5}, below
+
+
+def place_labels(axes: Any, points: dict[str, tuple[float, float]]) -> None:
+    """Write each name beside its point, on the first side where it covers no point and no other name."""
+    axes.figure.draw_without_rendering()  # sizes are known after a first drawing
+    sides = {"bottom": (0, 10), "top": (0, -10), "left": (10, 0), "right": (-10, 0)}
+    taken = [axes.transData.transform(point) for point in points.values()]
+    boxes: list[Any] = []
+    for name, point in points.items():
+        for side, offset in sides.items():
+            vertical = side in ("bottom", "top")
+            text = axes.annotate(
+                name.replace(", ", ",\n"), point, offset, textcoords="offset points", fontsize=10.5,
+                ha="center" if vertical else side, va=side if vertical else "center",
+                color=ORANGE if name.startswith(OURS) else BLUE,
+            )  # fmt: skip
+            box = text.get_window_extent()
+            free = not any(box.overlaps(other) for other in boxes) and not any(box.contains(*xy) for xy in taken)
+            if (free and axes.bbox.containsx(box.x0) and axes.bbox.containsx(box.x1)) or side == "right":
+                boxes.append(box)
+                break
+            text.remove()
+
+
+def draw_differences(differences: dict[str, Difference], label: str) -> Figure:
+    """A line a comparison: the mean with its interval, the single differences as dots, 0 marked."""
+    figure = Figure(figsize=(6.4, 0.9 + 0.55 * len(differences)), layout="constrained")
+    axes = figure.subplots()
+    for row, one in enumerate(differences.values()):
+        axes.plot([one.low, one.high], [row, row], "|-", color="black", markersize=10)
+        axes.plot(one.values, [row] * len(one.values), "o", color=ORANGE, alpha=0.8)
+        axes.plot(one.mean, row, "D", color="black")
+    axes.axvline(0, color=GREY, linewidth=1)
+    axes.set_yticks(range(len(differences)), list(differences))
+    axes.set_ylim(len(differences) - 0.5, -0.5)
+    axes.set_xlabel(label)
+    return figure
+
+
+def draw_bands(result: Result) -> Figure:
+    """Each variant's gain over `none` by frequency: the mean over the seeds as a line, their range as a band."""
+    figure = Figure(figsize=(6.4, 4), layout="constrained")
+    axes = figure.subplots()
+    middles = (np.arange(BANDS) + 0.5) * 0.5 / BANDS
+    for variant, colour, marker in zip(VARIANTS[1:], (GREY, BLUE, GREEN, ORANGE), "osD^", strict=True):
+        gains = band_gains(result, variant)
+        axes.plot(middles, gains.mean(axis=0), color=colour, marker=marker, markersize=5, label=variant)
+        axes.fill_between(middles, gains.min(axis=0), gains.max(axis=0), color=colour, alpha=0.13)
+    axes.axhline(0, color=GREY, linewidth=1)
+    axes.axvline(0.125, color=GREY, linewidth=1, linestyle=":")
+    axes.text(0.13, 0.98, "finest detail of the LR image", transform=axes.get_xaxis_transform(), va="top", color=GREY)
+    axes.set_xlabel("radial frequency, cycles per HR pixel")
+    axes.set_ylabel("error less than without the module, dB")
+    axes.legend(frameon=False)
+    return figure
+
+
+def plots(result: Result) -> dict[str, Figure | None]:
+    """What comes after the file's stem -> a figure."""
+    kind = result["kind"]
+    if kind == "quality":
+        return {"": draw_quality(result)}
+    if kind == "ablation":
+        found = {
+            f"{a} less {b}": paired(*(ablation_psnr(result, one, "mean") for one in (a, b))) for a, b in COMPARISONS
+        }
+        return {"": draw_differences(found, "PSNR-Y, mean of the sets, dB"), "_bands": draw_bands(result)}
+    if kind == "selection":
+        base = selection_psnr(result, "random")
+        found = {shown: paired(selection_psnr(result, c), base) for c, shown in CHOICES.items() if c != "random"}
+        return {"": draw_differences(found, "PSNR-Y less that of random images, dB")}
+    return {}
+
+
+def read_result(path: Path) -> Result:
+    """A results file.
+
+    Raises:
+        SystemExit: it is missing; names the command that makes it.
+    """
+    if not path.is_file():
+        raise SystemExit(f"{path} does not exist: measure it with python -m benchmarks.{path.stem.split('_')[0]}")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def setting_lines(setting: dict[str, Any]) -> list[str]:
+    """How a result was measured, a list in Markdown."""
+    lines = []
+    for key, value in setting.items():
+        if key == "weights":
+            lines.append(f"- weights: {value['file']}, sha256 `{value['sha256'][:12]}`")
+            lines += [f"- teacher of these weights: {one['name']}" for one in value["teachers"]]
+        elif isinstance(value, dict):
+            lines.append(f"- {key}: {', '.join(f'{name} {one}' for name, one in value.items())}")
+        elif isinstance(value, list):
+            lines += [f"- {one}" for one in value]
+        elif value:
+            lines.append(f"- {key}: `{value}`" if key == "command" else f"- {key}: {value}")
+    return lines
+
+
+def render(path: Path) -> str:
+    """Write the tables (`.md`) and plots (`.png`, `.pdf`) of a results file beside it; returns the Markdown."""
+    result = read_result(path)
+    parts = [table.markdown() for table in TABLES[result["kind"]](result)]
+    text = "\n\n".join([*parts, "\n".join(setting_lines(result["setting"]))]) + "\n"
+    write_bytes(path.with_suffix(".md"), text.encode())
+    with matplotlib.rc_context(STYLE):
+        for name, figure in plots(result).items():
+            if figure is None:
+                continue
+            for kind in ("png", "pdf"):
+                content = io.BytesIO()  # without a date, equal results give equal bytes
+                figure.savefig(
+                    content, format=kind, dpi=130, metadata={"CreationDate": None} if kind == "pdf" else None
+                )
+                write_bytes(path.with_name(f"{path.stem}{name}.{kind}"), content.getvalue())
+    return text
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Render the files that are named, or all."""
+    words = sys.argv[1:] if argv is None else argv
+    for path in [Path(word) for word in words] or sorted(RESULTS.glob("*.json")):
+        render(path)
+
+
+if __name__ == "__main__":
+    main()

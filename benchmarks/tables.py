@@ -1,0 +1,283 @@
+"""Results files (JSON) as tables of strings, for Markdown and LaTeX alike, and the statistics of paired runs."""
+
+import csv
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import ttest_1samp
+
+PUBLISHED = Path(__file__).with_name("published_x4.csv")
+CONFIDENCE = 0.95
+BANDS = 10  # rings of the error's spectrum, evenly from 0 to 0.5 cycles/pixel
+VARIANTS = ("none", "identity", "global", "window", "both")
+COMPARISONS = [(variant, "none") for variant in VARIANTS[1:]] + [("both", "identity")]
+CHOICES = {
+    "similar": "chosen by data_curation",
+    "random": "random",
+    "hardest": "highest loss",
+    "dissimilar": "least similar",
+}
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of strings; `title` stands above it and may be empty."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    title: str = ""
+
+    def markdown(self) -> str:
+        """The table in Markdown."""
+        lines = [f"### {self.title}", ""] if self.title else []
+        lines += [f"| {' | '.join(self.head)} |", "|" + "---|" * len(self.head)]
+        return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in self.rows)])
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The mean of paired differences and its confidence interval (Student's t)."""
+
+    mean: float
+    low: float
+    high: float
+    values: tuple[float, ...]
+
+    @property
+    def verdict(self) -> str:
+        """What the interval allows to say."""
+        return "better" if self.low > 0 else "worse" if self.high < 0 else "no difference shown"
+
+    def __str__(self) -> str:
+        return f"{self.mean:+.4f} [{self.low:+.4f}, {self.high:+.4f}]"
+
+
+def paired(ours: Sequence[float], others: Sequence[float]) -> Difference:
+    """`ours` less `others`, value by value; both in the order of the seeds.
+
+    Raises:
+        ValueError: not as many of one as of the other, or fewer than two pairs, which have no spread.
+    """
+    if len(ours) != len(others) or len(ours) < 2:
+        raise ValueError(f"paired differences need two pairs or more, got {len(ours)} and {len(others)} values")
+    values = tuple(a - b for a, b in zip(ours, others, strict=True))
+    if len(set(values)) == 1:  # no spread: scipy divides by zero
+        return Difference(values[0], values[0], values[0], values)
+    interval = ttest_1samp(values, 0).confidence_interval(CONFIDENCE)
+    return Difference(statistics.fmean(values), float(interval.low), float(interval.high), values)
+
+
+def quality(result: Result) -> list[Table]:
+    """A table a set, and what others have published."""
+    head = ["method", "parameters", "PSNR-Y, dB", "SSIM-Y", "LPIPS", "NIQE", "s an image"]
+    tables = []
+    for name in unique(row["set"] for row in result["rows"]):
+        rows = [row for row in result["rows"] if row["set"] == name]
+        tables.append(
+            Table(
+                head,
+                [quality_cells(result, row) for row in rows],
+                f"{name} ({rows[0]['images']} images), measured here",
+            )
+        )
+    return [*tables, published()]
+
+
+def quality_cells(result: Result, row: dict[str, Any]) -> list[str]:
+    """A method's name (a teacher is marked), parameters, PSNR, SSIM, LPIPS, NIQE, seconds; what is unknown is blank."""
+    name = f"{row['method']} (teacher)" if is_teacher(result, row) else row["method"]
+    formats = {"parameters": ",", "psnr": ".3f", "ssim": ".4f", "lpips": ".4f", "niqe": ".3f", "seconds": ".3f"}
+    return [name, *(format(row[key], form) if row[key] else "" for key, form in formats.items())]
+
+
+def is_teacher(result: Result, row: dict[str, Any]) -> bool:
+    """Whether our weights were distilled from a row's method, by the hash of its weights or by its name."""
+    teachers = result["setting"].get("weights", {}).get("teachers", [])
+    return any(row["weights"] == one["sha256"] or row["method"] == one["name"] for one in teachers)
+
+
+def published() -> Table:
+    """Figures of others, not run here."""
+    with PUBLISHED.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    sets = ["Set5", "Set14", "BSD100"]
+    cells = [[r["method"], f"{int(r['parameters']):,}", *(r[name] for name in sets), r["source"]] for r in rows]
+    title = "Published by others, not run here (PSNR-Y, dB; trained on larger data)"
+    return Table(["method", "parameters", *sets, "source"], cells, title)
+
+
+def ablation(result: Result) -> list[Table]:
+    """Scores of the variants, their paired differences, and the gain in each band of the spectrum."""
+    names = [*unique(row["set"] for row in result["rows"]), "mean"]
+    parameters = result["parameters"]
+    scores = []
+    for variant in VARIANTS:
+        values = [ablation_psnr(result, variant, name) for name in names]
+        cells = [f"{statistics.fmean(v):.3f} ± {statistics.stdev(v):.3f}" for v in values]
+        scores.append([variant, f"{parameters[variant]:,}", *cells])
+    differences = []
+    for ours, other in COMPARISONS:
+        found = [paired(*(ablation_psnr(result, one, name) for one in (ours, other))) for name in names]
+        differences.append([f"{ours} less {other}", *map(str, found), found[-1].verdict])
+    return [
+        Table(["module", "parameters", *names], scores, "PSNR-Y in dB, mean and standard deviation over the seeds"),
+        Table(["paired differences", *names, "on the mean"], differences, "Differences in dB, with 95 % intervals"),
+        band_table(result),
+    ]
+
+
+def ablation_psnr(result: Result, variant: str, name: str) -> list[float]:
+    """PSNR-Y of a variant on a set, a value a seed; over all sets for the name `mean`."""
+    by_seed: dict[int, list[float]] = {}
+    for row in result["rows"]:
+        if row["variant"] == variant and name in (row["set"], "mean"):
+            by_seed.setdefault(row["seed"], []).append(row["psnr"])
+    return [statistics.fmean(by_seed[seed]) for seed in sorted(by_seed)]
+
+
+def band_gains(result: Result, variant: str) -> NDArray[np.float64]:
+    """How much less error than `none` a variant leaves in each band, in dB: `seeds BANDS`; above 0 is better."""
+    power: dict[str, NDArray[np.float64]] = {}
+    for one in ("none", variant):
+        by_seed: dict[int, Any] = {}
+        for row in result["rows"]:
+            if row["variant"] == one:
+                by_seed[row["seed"]] = by_seed.get(row["seed"], 0) + np.array(row["bands"])
+        power[one] = np.array([by_seed[seed] for seed in sorted(by_seed)])
+    return 10 * np.log10(power["none"] / power[variant])
+
+
+def band_table(result: Result) -> Table:
+    """The mean gains; a star where the interval does not hold 0."""
+    edges = np.linspace(0, 0.5, BANDS + 1)
+    rows = []
+    for variant in VARIANTS[1:]:
+        found = [paired(band, [0.0] * len(band)) for band in band_gains(result, variant).T.tolist()]
+        rows.append([variant, *(f"{one.mean:+.3f}{'*' * (one.low * one.high > 0)}" for one in found)])
+    head = ["cycles/pixel", *(f"{low:.2f}-{high:.2f}" for low, high in pairwise(edges))]
+    return Table(
+        head, rows, "Error less than without the module, in dB, by frequency (*: its 95 % interval excludes 0)"
+    )
+
+
+def selection(result: Result) -> list[Table]:
+    """What fine-tuning on chosen images gives, and how many images each step of the selection let pass."""
+    head = ["trained on", "PSNR-Y, dB", "standard deviation", "less the start", "less random", "", "from"]
+    rows = []
+    for choice, shown in CHOICES.items():
+        values = selection_psnr(result, choice)
+        cells = [shown, f"{statistics.fmean(values):.3f}", f"{statistics.stdev(values):.3f}"]
+        cells.append(str(paired(values, selection_psnr(result, "start"))))
+        against = paired(values, selection_psnr(result, "random"))
+        cells += ["", ""] if choice == "random" else [str(against), against.verdict]
+        rows.append([*cells, ", ".join(f"{name} {share:.0%}" for name, share in result["folders"][choice].items())])
+    flow = [[step, f"{count:,}"] for step, count in result["flow"].items()]
+    title = "Differences in dB, paired by seed, with 95 % intervals"
+    return [Table(head, rows, title), Table(["step", "images"], flow, "What the selection let pass (first seed)")]
+
+
+def selection_psnr(result: Result, choice: str) -> list[float]:
+    """PSNR-Y of a choice, a value a seed."""
+    return [row["psnr"] for row in sorted(result["rows"], key=lambda row: row["seed"]) if row["choice"] == choice]
+
+
+def speed_forward(result: Result) -> list[Table]:
+    """One pass beside the reference: the first kind of a preset, size and precision."""
+    head = ["preset", "LR pixels", "precision", "", "s", "faster", "peak MB", "of the reference's", "max difference"]
+    rows, base = [], result["rows"][0]
+    for row in result["rows"]:
+        base = row if row["kind"] == base["kind"] else base
+        faster, share = base["seconds"] / row["seconds"], row["peak_bytes"] / base["peak_bytes"]
+        cells = [row["preset"], row["size"], row["precision"], row["kind"], f"{row['seconds']:.3f}", f"{faster:.2f}x"]
+        cells += [f"{row['peak_bytes'] / 1e6:.0f}", f"{share:.2f}", f"{row['difference']:.1e}"]
+        rows.append([*cells, f"{row['floor_seconds']:.3f}"])
+    return [Table([*head, "s of the floor"], rows)]
+
+
+def speed_step(result: Result) -> list[Table]:
+    """A training step beside the reference's of the same preset."""
+    head = ["preset", "", "patches", "s a step", "lowest to highest", "faster than the reference", "GB"]
+    rows, base = [], 0.0
+    for row in result["rows"]:
+        median = statistics.median(row["seconds"])
+        base = median if row["case"].startswith("reference") else base
+        cells = [row["preset"], row["case"], f"{row['batch']} of {row['patch']}x{row['patch']}", f"{median:.3f}"]
+        cells += [f"{min(row['seconds']):.3f} to {max(row['seconds']):.3f}", f"{base / median:.2f}x"]
+        rows.append([*cells, f"{statistics.median(row['peak_bytes']) / 1e9:.2f}"])
+    return [Table(head, rows)]
+
+
+def speed_count(result: Result) -> list[Table]:
+    """Parameters and multiply-accumulates of the presets, without and with frequency blocks."""
+    head = ["preset", "parameters of HAT", "of HATFreq", "more", "GMAC of HAT", "of HATFreq", "more"]
+    rows = []
+    for preset in unique(row["preset"] for row in result["rows"]):
+        plain, fused = (row for row in result["rows"] if row["preset"] == preset)
+        cells = [preset]
+        for key, form, unit in (("parameters", ",", 1), ("macs", ".1f", 1e9)):
+            cells += [format(one[key] / unit if unit > 1 else one[key], form) for one in (plain, fused)]
+            cells.append(f"{fused[key] / plain[key] - 1:.1%}")
+        rows.append(cells)
+    return [Table(head, rows)]
+
+
+def memory(result: Result) -> list[Table]:
+    """What a pass adds at its peak, in all and for a LR pixel."""
+    cells = [
+        [r["device"], r["preset"], r["precision"], f"{r['side']}x{r['side']}", f"{r['peak_bytes'] / 1e6:.0f}",
+         f"{r['peak_bytes'] / r['side'] ** 2:,.0f}"]
+        for r in result["rows"]
+    ]  # fmt: skip
+    return [Table(["device", "preset", "precision", "LR pixels", "peak, MB", "bytes a LR pixel"], cells)]
+
+
+def memory_image(result: Result) -> list[Table]:
+    """test.py on a small and a large image: what grows, and what the images' own samples take."""
+    head = ["tile", "LR image", "CPU seconds", "peak, MB", "growth, MB", "the images' own, MB"]
+    rows, first = [], result["rows"][0]
+    for row in result["rows"]:
+        first = row if row["tile"] != first["tile"] else first
+        grown = [(row[key] - first[key]) / 1e6 for key in ("peak_bytes", "sample_bytes")]
+        cells = [str(row["tile"]), row["size"], f"{row['cpu_seconds']:.1f}", f"{row['peak_bytes'] / 1e6:.0f}"]
+        rows.append([*cells, *(f"{value:.0f}" for value in grown)])
+    return [Table(head, rows)]
+
+
+def folder(result: Result) -> list[Table]:
+    """test.py on a folder beside the bare passes, which are the first row."""
+    base = result["rows"][0]["seconds"]
+    cells = [[r["what"], f"{r['seconds']:.2f}", f"{r['seconds'] / base:.3f}"] for r in result["rows"]]
+    return [Table(["what", "seconds", "over the bare passes"], cells)]
+
+
+def integrations(result: Result) -> list[Table]:
+    """The ways beside PyTorch, which is the first of each set; and their memory."""
+    quality, memory, base = [], [], 1.0
+    for row in result["rows"]:
+        if "side" in row:
+            memory.append([f"{row['side']}x{row['side']}", row["way"], f"{row['peak_bytes'] / 1e6:.0f}"])
+            continue
+        base = row["seconds"] if row["way"] == "PyTorch" else base
+        cells = [row["set"], row["way"], f"{row['psnr']:.4f}", f"{row['difference']:.1e}", f"{row['seconds']:.2f}"]
+        quality.append([*cells, f"{row['seconds'] / base:.2f}"])
+    head = ["set", "way", "PSNR-Y, dB", "largest difference from PyTorch", "seconds", "of PyTorch's"]
+    return [Table(head, quality), Table(["LR pixels", "way", "peak, MB"], memory)]
+
+
+def unique(values: Any) -> list[Any]:
+    """Each value once, in the order of their first appearance."""
+    return list(dict.fromkeys(values))
+
+
+TABLES: dict[str, Callable[[Result], list[Table]]] = {
+    one.__name__: one
+    for one in (quality, ablation, selection, speed_forward, speed_step, speed_count, memory, memory_image, folder,
+                integrations)
+}  # fmt: skip

@@ -1,0 +1,180 @@
+"""Write the factsheet's tables and the numbers in its sentences, from the results files and the weights' facts.
+
+python -m factsheet.tables       # into factsheet/generated/
+"""
+
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks import tables
+from benchmarks.render import RESULTS, read_result
+from benchmarks.tables import Result, Table
+from factsheet.facts import Facts, FactsError, read_facts
+from models.team08_HATFreq.system import write_bytes
+
+ROOT = Path(__file__).resolve().parents[1]
+OUT = Path(__file__).with_name("generated")
+WEIGHTS = ROOT / "model_zoo" / "team08_HATFreq" / "hatfreq_light_x4.json"
+STAGES = {"stage1_imagenet": "ImageNet", "stage2_df2k": "DF2K", "stage3_ldcc": "Data-LDCC and DF2K"}
+_SPECIAL = str.maketrans({character: f"\\{character}" for character in "{}$&#%_"} | {"\\": r"\textbackslash{}"})
+
+
+def latex(text: str) -> str:
+    """Text for LaTeX: `code` in typewriter, minus signs before numbers, and times signs in sizes and factors."""
+    text = text.translate(_SPECIAL).replace("~", r"\textasciitilde{}").replace("±", r"$\pm$")
+    text = re.sub(r"`([^`]*)`", r"\\texttt{\1}", text)
+    text = re.sub(r"(?<![\w.)}-])-(?=\d)", "$-$", text)
+    return re.sub(r"(?<=\d)x(?=\d|\b)|\bx(?=\d+\b)", r"$\\times$", text)
+
+
+def tabular(blocks: Sequence[Table], columns: str, source: str = "") -> str:
+    """Tables of one head as a LaTeX table, a rule between them, and below it how it was measured."""
+    lines = [f"\\begin{{tabular}}{{{columns}}}", "\\toprule", " & ".join(map(latex, blocks[0].head)) + r" \\"]
+    for block in blocks:
+        lines += ["\\midrule", *(" & ".join(map(latex, row)) + r" \\" for row in block.rows)]
+    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", source]).strip() + "\n"
+
+
+def chosen(table: Table, *columns: int) -> Table:
+    """Some columns of a table."""
+    return Table([table.head[i] for i in columns], [[row[i] for i in columns] for row in table.rows])
+
+
+def source(result: Result) -> str:
+    """How a result was measured, in one line: its weights by sha256, command, machine, versions, date and commit."""
+    setting = result["setting"]
+    weights = f"weights: sha256 {setting['weights']['sha256'][:12]}" if "weights" in setting else ""
+    versions = ", ".join(f"{name} {one}" for name, one in setting["versions"].items())
+    words = setting["command"].split()
+    program = " ".join(words[: 3 if words[1] == "-m" else 2])
+    parts = [
+        weights,
+        *(setting.get(key, "") for key in ("data", "training", "precision")),
+        setting["machine"],
+        versions,
+    ]
+    parts += [f"`{program}`", f"measured {setting['measured']} at commit {setting['commit']}"]
+    return f"\\measured{{{latex('; '.join(part for part in parts if part))}}}"
+
+
+def quality(result: Result) -> str:
+    """All sets in one table; a teacher is marked."""
+    head = ["set", "method", "parameters", "PSNR", "SSIM", "LPIPS", "NIQE", "s an image"]
+    blocks = []
+    for name in tables.unique(row["set"] for row in result["rows"]):
+        rows = [tables.quality_cells(result, row) for row in result["rows"] if row["set"] == name]
+        blocks.append(Table(head, [[name if row is rows[0] else "", *row] for row in rows]))
+    return tabular(blocks, "llrrrrrr", source(result))
+
+
+def stages() -> str:
+    """The submission's three stages, from configs/."""
+    rows = []
+    for number, (name, data) in enumerate(STAGES.items(), start=1):
+        config = yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text(encoding="utf-8"))
+        size, halved = f"{config['patch']}x{config['patch']}", f"{len(config['milestones'])} times"
+        rows.append(
+            [
+                str(number),
+                data,
+                size,
+                str(config["batch"]),
+                f"{config['steps']:,}",
+                f"{config['lr']:f}".rstrip("0"),
+                halved,
+            ]
+        )
+    head = ["stage", "data", "LR patch", "batch", "steps", "peak rate", "halved"]
+    return tabular([Table(head, rows)], "llrrrrr")
+
+
+def team(facts: Facts) -> str:
+    """The first page's table; what submission.yaml lacks is a visible gap."""
+    people = [f"{latex(one.name)} ({latex(one.affiliation)}, {latex(one.email)})" for one in facts.members]
+    lines = {
+        "team_name": ("Team", f"{latex(facts.team_name)}, team id {facts.team_id:02}"),
+        "members": ("Members, the leader first", r"\newline ".join(people)),
+        "affiliation": ("Affiliation", latex(facts.affiliation)),
+        "sponsors": ("Affiliation with sponsors", latex(facts.sponsors)),
+        "user_names": ("User names on the server", latex(", ".join(facts.user_names))),
+        "score_development": ("Best score, development", latex(facts.score_development)),
+        "score_test": ("Best score, test", latex(facts.score_test)),
+        "code": ("Code", latex(facts.code)),
+        "results": ("Restored images", latex(facts.results)),
+    }
+    for key in {gap.split("[")[0] for gap in facts.missing()} & set(lines):
+        lines[key] = lines[key][0], rf"\gap{{{latex(key)}}}"
+    rows = [rf"\textbf{{{label}}} & {text} \\" for label, text in lines.values()]
+    return "\n".join([r"\begin{tabular}{@{}lp{0.66\linewidth}@{}}", *rows, r"\end{tabular}"]) + "\n"
+
+
+def numbers(facts: Facts, weights: dict[str, Any]) -> str:
+    """Commands for the numbers inside sentences."""
+    runs = weights["runs"]
+    teachers = tables.unique(run["teacher"]["name"] for run in runs if run["teacher"])
+
+    def scores(passes: str) -> str:
+        return ", ".join(f"{one[passes]['psnr']:.2f} ({name})" for name, one in weights["scores"].items())
+
+    texts = {
+        "Title": facts.title,
+        "Challenge": facts.challenge,
+        "TeamId": f"{facts.team_id:02}",
+        "LightSha": weights["sha256"][:12],
+        "LightParameters": f"{weights['parameters']:,}",
+        "LightRuns": f"{len(runs)} run{'s' * (len(runs) > 1)}",
+        "LightMinutes": f"{sum(run['minutes'] for run in runs):,}",
+        "LightPatches": f"{sum(run['patches'] for run in runs):,}",
+        "LightMachine": f"{runs[-1]['machine']}, {runs[-1]['gpu'] or 'no GPU'}",
+        "LightTeacher": f"distilled from {', '.join(teachers)}" if teachers else "no teacher network",
+        "LightScores": scores("single"),
+        "LightScoresEnsemble": scores("x8"),
+    }
+    return "".join(f"\\newcommand{{\\{name}}}{{{latex(text)}}}\n" for name, text in texts.items())
+
+
+def texts() -> dict[str, str]:
+    """File name -> LaTeX."""
+    found = {
+        name: read_result(RESULTS / f"{name}.json")
+        for name in ("quality", "ablation", "selection", "speed_forward_cpu", "speed_count")
+    }
+    facts, weights = read_facts(), json.loads(WEIGHTS.read_text(encoding="utf-8"))
+    scores, differences, _ = tables.ablation(found["ablation"])
+    choices, flow = tables.selection(found["selection"])
+    on_mean = chosen(differences, 0, -2, -1)
+    (passes,) = tables.speed_forward(found["speed_forward_cpu"])
+    return {
+        "numbers": numbers(facts, weights),
+        "team": team(facts),
+        "stages": stages(),
+        "quality": quality(found["quality"]),
+        "ablation": tabular([scores], "lrrrrr")
+        + "\n\\medskip\n\n"
+        + tabular([on_mean], "lrl", source(found["ablation"])),
+        "selection": tabular([chosen(choices, 0, 1, 3, 4, 5)], "lrrrl", source(found["selection"])),
+        "flow": tabular([flow], "lr"),
+        "speed": tabular([chosen(passes, 0, 1, 3, 4, 5, 6, 7, 8)], "lllrrrrr", source(found["speed_forward_cpu"])),
+        "complexity": tabular(tables.speed_count(found["speed_count"]), "lrrrrrr", source(found["speed_count"])),
+    }
+
+
+def main(out: Path = OUT) -> None:
+    """Write every file."""
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        for name, text in texts().items():
+            write_bytes(out / f"{name}.tex", text.encode())
+    except (FactsError, FileNotFoundError) as error:
+        raise SystemExit(f"factsheet: {error}") from error
+    print(f"tables -> {out}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Imports run one way, and what is told in one place is told there only."""
+
+import ast
+from pathlib import Path
+
+# Room -> rooms that it may import. What is not listed here (scripts, benchmarks, factsheet, tests) may import all.
+MAY_IMPORT = {
+    "utils": set(),
+    "models/team08_HATFreq": set(),
+    "models/team00_Bicubic": {"models", "utils"},
+    "integrations": {"models"},
+    "image_data": {"models", "utils"},
+    "evaluation": {"image_data", "models", "utils"},
+    "training": {"evaluation", "image_data", "models", "utils"},
+    "data_curation": {"evaluation", "image_data", "models", "utils"},
+    "test.py": {"models"},
+    "eval.py": {"evaluation", "image_data", "models", "utils"},
+    "train.py": {"training", "evaluation", "image_data", "models", "utils"},
+    "app.py": {"models", "utils"},
+}
+ROOMS = {"utils", "models", "integrations", "image_data", "evaluation", "training", "data_curation", "benchmarks",
+         "factsheet", "scripts", "tests", "test", "eval", "train", "app"}  # fmt: skip
+
+
+def imported(path: Path) -> set[str]:
+    """The rooms that a file imports; relative imports stay in their own."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            found.add(str(node.module).split(".")[0])
+    return found & ROOMS
+
+
+def test_imports_run_one_way(root: Path) -> None:
+    for room, allowed in MAY_IMPORT.items():
+        place = root / room
+        for path in [place] if place.is_file() else sorted(place.rglob("*.py")):
+            own = room.split("/")[0]
+            beyond = imported(path) - allowed - ({own} if room.count("/") == 0 else set())
+            assert not beyond, f"{path.relative_to(root)} imports {', '.join(sorted(beyond))}"
+
+
+def test_nobody_changes_the_search_path(root: Path) -> None:
+    for path in root.rglob("*.py"):
+        if not {".venv", "build", "tests"} & set(path.relative_to(root).parts):
+            assert "sys.path.insert" not in path.read_text(), path
+
+
+def test_every_preset_is_told_in_one_place(root: Path) -> None:
+    """A preset's name stands in network.py and in the tile's constants; no other module of the core lists them."""
+    from models.team08_HATFreq import PRESETS
+    from models.team08_HATFreq.inference import BYTES_PER_PIXEL
+
+    assert set(BYTES_PER_PIXEL) == set(PRESETS)
+    for path in sorted((root / "models" / "team08_HATFreq").glob("*.py")):
+        if path.name not in ("network.py", "inference.py", "__init__.py"):
+            assert '"base"' not in path.read_text(), path.name

@@ -1,0 +1,99 @@
+"""The command `hatfreq`: pictures in, enlarged pictures out."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from models.team08_HATFreq import PRESETS, HATFreq, override
+from models.team08_HATFreq.cli import main
+from models.team08_HATFreq.image_io import read_picture, read_rgb, write_png
+from models.team08_HATFreq.weights import save_weights
+
+RGB = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, with tiny weights `w.safetensors` and a picture `a.png`."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    model = HATFreq(override(PRESETS["light"], {"embed_dim": 8, "depths": (1,), "num_heads": (1,)}))
+    save_weights(model, "w.safetensors", {})
+    write_png("a.png", RGB)
+    return tmp_path
+
+
+def hatfreq(*words: str) -> int:
+    return main([*words, "--device", "cpu", "--weights", "w.safetensors"])
+
+
+def test_a_picture_goes_beside_or_where_it_is_told(here: Path, capsys: pytest.CaptureFixture) -> None:
+    assert hatfreq("a.png") == 0 and hatfreq("a.png", "-o", "new/b.png") == 0
+    assert "a_x4.png  28x36" in capsys.readouterr().out
+    assert Path("a_x4.png").read_bytes() == Path("new/b.png").read_bytes()
+    np.testing.assert_array_equal(read_rgb("a_x4.png"), RGB.repeat(4, 0).repeat(4, 1))  # fresh weights: the nearest
+
+
+def test_several_pictures_and_folders_go_into_a_folder(here: Path) -> None:
+    Path("more").mkdir()
+    write_png("more/c.png", RGB)
+    assert hatfreq("a.png", "more", "-o", "out") == 0
+    assert sorted(path.name for path in Path("out").iterdir()) == ["a.png", "c.png"]
+
+
+def test_one_bad_picture_is_named_and_the_others_are_made(here: Path, capsys: pytest.CaptureFixture) -> None:
+    Path("bad.png").write_bytes(b"cut")
+    write_png("clear.png", np.dstack([RGB, RGB[..., :1]]))
+    assert hatfreq("bad.png", "clear.png", "a.png", "-o", "out") == 1
+    assert "bad.png is not an image" in capsys.readouterr().err
+    assert sorted(path.name for path in Path("out").iterdir()) == ["a.png", "clear.png"]
+
+
+def test_suffixes_choose_the_format(here: Path, capsys: pytest.CaptureFixture) -> None:
+    for name, kind in (("b.webp", "WEBP"), ("b.jpg", "JPEG")):
+        assert hatfreq("a.png", "-o", name) == 0
+        assert Image.open(name).format == kind
+    write_png("clear.png", np.dstack([RGB, RGB[..., :1]]))
+    assert hatfreq("clear.png", "-o", "c.jpg") == 1
+    assert "transparency" in capsys.readouterr().err and not Path("c.jpg").exists()
+
+
+def test_what_exists_is_not_replaced_unasked(here: Path, capsys: pytest.CaptureFixture) -> None:
+    Path("a_x4.png").write_bytes(b"mine")
+    assert hatfreq("a.png") == 1
+    assert "a_x4.png exists" in capsys.readouterr().err and Path("a_x4.png").read_bytes() == b"mine"
+    assert hatfreq("a.png", "--overwrite") == 0 and read_picture("a_x4.png").rgb.shape == (36, 28, 3)
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["nowhere.png"], "nowhere.png does not exist"),
+        (["a.png", "a.png", "-o", "one.png"], "one.png is one file and there are 2 pictures"),
+        (["a.png", "-o", "a.gif"], "a.gif: results can be"),
+        (["a.png", "--tile", "7"], "larger than tile_overlap"),
+        (["empty"], "empty holds no images"),
+    ],
+    ids=str,
+)
+def test_errors_name_the_remedy(here: Path, capsys: pytest.CaptureFixture, words: list[str], text: str) -> None:
+    Path("empty").mkdir()
+    assert hatfreq(*words) == 1
+    assert text in capsys.readouterr().err
+
+
+def test_a_terminal_that_knows_no_unicode_loses_no_list(here: Path, root: Path) -> None:
+    write_png("日本.png", RGB)
+    words = ["日本.png", "gone.png", "-o", "out_日本", "--weights", "w.safetensors", "--device", "cpu"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "models.team08_HATFreq.cli", *words], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 1 and "gone.png does not exist" in done.stderr and "Traceback" not in done.stderr
+    assert Path("out_日本", "日本.png").exists()

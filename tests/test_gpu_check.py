@@ -1,0 +1,46 @@
+"""scripts/gpu_check.py does not fail on its first minute on a real GPU: dry, all of its commands run on the CPU."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from scripts import gpu_check
+
+
+@pytest.mark.slow
+def test_every_step_runs_dry_and_is_not_repeated(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:  # fmt: skip
+    words = ["--dry", "--data", str(photos / "train"), "--out", str(tmp_path / "out"), "--minutes", "60"]
+    assert gpu_check.main(words) == 0, (tmp_path / "out" / "page.md").read_text()
+    outcomes = json.loads((tmp_path / "out" / "outcomes.json").read_text())
+    names = ["tests", "parity", "forward", "training step", "micro-batch", "memory", "all GPUs", "training"]
+    assert [one["name"] for one in outcomes] == names and {one["status"] for one in outcomes} == {"passed"}
+    assert json.loads((tmp_path / "out" / "micro_batch.json").read_text())[0]["largest"] == 2
+    for result in ("speed_forward_cpu", "speed_step_cpu", "memory_cpu"):
+        assert json.loads((tmp_path / "out" / f"{result}.json").read_text())["rows"]
+    assert (tmp_path / "out" / "light" / "last.safetensors").exists()
+    capsys.readouterr()
+    assert gpu_check.main(words) == 0
+    assert "in 0 s" not in capsys.readouterr().out.split("# GPU check")[0]  # nothing was run again
+
+
+def test_what_fails_and_what_takes_too_long_is_said(tmp_path: Path) -> None:
+    import sys
+
+    failed = gpu_check.run(
+        gpu_check.Step("a b", [sys.executable, "-c", "print('why'); raise SystemExit(3)"], 60), tmp_path
+    )
+    assert (failed.status, failed.log, failed.last_line) == ("failed", "a_b.log", "why")
+    slow = gpu_check.run(gpu_check.Step("slow", [sys.executable, "-c", "import time; time.sleep(60)"], 0.5), tmp_path)
+    assert slow.status == "out of time" and slow.seconds < 20
+    text = gpu_check.page([failed, slow])
+    assert "| a b | failed |" in text and "| slow | out of time |" in text
+
+
+def test_without_a_gpu_it_says_so(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(SystemExit):
+        gpu_check.main(["--data", "x"])
+    assert "PyTorch finds no GPU" in capsys.readouterr().err

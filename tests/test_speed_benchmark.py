@@ -1,0 +1,42 @@
+"""benchmarks/speed.py and memory.py: what they count and measure, on the smallest inputs."""
+
+import argparse
+
+import pytest
+import torch
+
+from benchmarks import speed
+from benchmarks.common import CPU
+from benchmarks.memory import pass_peak
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_parameters_and_multiply_accumulates_are_counted() -> None:
+    plain, fused = speed.count(argparse.Namespace(presets=["light"]))
+    assert (plain["frequency"], fused["frequency"]) == ("none", "both")
+    assert plain["parameters"] == 413_070 and fused["parameters"] > plain["parameters"]
+    assert plain["macs"] == pytest.approx(1.93e9, rel=0.01) and fused["macs"] > plain["macs"]
+
+
+def test_a_convolution_is_counted_exactly() -> None:
+    conv = torch.nn.Conv2d(3, 5, 3, padding=1)
+    assert speed.flops(conv, torch.zeros(1, 3, 8, 8)) == 2 * 8 * 8 * 3 * 3 * 3 * 5
+
+
+def test_every_kind_of_pass_equals_the_reference() -> None:
+    pytest.importorskip("spandrel.architectures.HAT")
+    rows = speed.forward_rows("light", "16x24", "fp32", CPU, 1, 1)
+    assert [row["kind"] for row in rows] == list(speed.KINDS)
+    assert all(row["difference"] < 1e-5 and row["seconds"] > 0 < row["floor_seconds"] for row in rows)
+
+
+@pytest.mark.parametrize("case", ["reference HAT, fp32", "with fusion, as the preset is, fp32"])
+def test_a_step_is_measured(case: str) -> None:
+    pytest.importorskip("spandrel.architectures.HAT")
+    taken, peak = speed.step_cost("light", case, 1, 8, CPU, 1, 1)
+    assert taken > 0 and peak >= 0
+
+
+def test_a_pass_takes_more_memory_for_more_pixels() -> None:
+    assert pass_peak("light", "fp32", CPU, 64) > 64 * 64 * 16 * 3 * 4  # the result alone, as fp32

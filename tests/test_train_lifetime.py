@@ -1,0 +1,205 @@
+"""Nothing hangs and nothing is doubled: errors, kills and signals end all of a run, and a folder has one owner."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+import train
+from tests.training_run import alive, assert_equal_runs, checkpoint, process_tree, wait_until
+from training.lifetime import FolderError, owned
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+SECONDS = 15  # within which all must be gone
+LONG = ["--steps", "100000", "--valid_every", "100000", "--workers", "1", "--save_every", "100000"]
+
+# What a rank does in its fourth step.
+FAULT = """
+def faulty(run, *more, honest=train.train_step):
+    if run.step == 3 {condition}:
+        {fault}
+    return honest(run, *more)
+train.train_step = faulty
+"""
+ERROR = 'raise RuntimeError("CUDA error: an illegal memory access was encountered")'
+OUT_OF_MEMORY = 'raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")'
+KILL = "os.kill(os.getpid(), signal.SIGKILL)"
+KILL_WORKER = (
+    'os.kill(int(open(f"/proc/self/task/{os.getpid()}/children").read().split()[0]), signal.SIGKILL); time.sleep(60)'
+)
+
+
+SLOW_VALIDATION = """
+import training.validation
+def slow(*words, honest=training.validation.score, **more):
+    print("validating", flush=True)
+    time.sleep(1)
+    return honest(*words, **more)
+training.validation.score = slow
+"""
+
+
+def fault(what: str, condition: str = "") -> str:
+    return FAULT.format(fault=what, condition=condition)
+
+
+def assert_all_gone(run, family: list[int], began: float) -> dict[int, int]:
+    """Every process of the run has left in time, and no rank with status 0."""
+    statuses = run.wait(SECONDS)
+    wait_until(lambda: not alive(family), SECONDS - (time.monotonic() - began), run)
+    assert all(statuses.values()), statuses
+    return statuses
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        (ERROR, "illegal memory access"),
+        (OUT_OF_MEMORY, "train.py: out of memory: set --micro_batch to a divisor of 2, or --checkpointing"),
+        (KILL_WORKER, "train.py: a process of the loader"),
+        (KILL, ""),
+    ],
+    ids=["error", "out of memory", "killed worker", "killed"],
+)
+def test_an_error_ends_a_run_and_its_workers(server, command, what, message):
+    run = server.start(command("run", *LONG), patch=fault(what))
+    run.wait_for("step 3/")
+    family = run.family()
+    assert_all_gone(run, family, time.monotonic())
+    assert len(family) >= 2 or what == KILL_WORKER, "the worker was not seen"
+    assert message in run.said
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        pytest.param(ERROR, "illegal memory access", id="error"),
+        pytest.param(OUT_OF_MEMORY, "divisor of 1, or --checkpointing", id="out of memory", marks=pytest.mark.slow),
+        pytest.param(KILL_WORKER, "a process of the loader", id="killed worker", marks=pytest.mark.slow),
+    ],
+)
+def test_an_error_on_one_rank_ends_the_others_in_whatever_they_wait_for(server, command, what, message):
+    """Rank 0 sleeps, as if it waited for its GPU: nothing that Python raises would reach it."""
+    stuck = fault("time.sleep(1000)", "and rank == 0") + fault(what, "and rank == 1")
+    run = server.start(command("run", *LONG), ranks=2, patch=stuck)
+    run.wait_for("step 3/")
+    family = run.family()
+    assert_all_gone(run, family, time.monotonic())
+    assert message in run.said and "another process of this run is gone" in run.said
+
+
+def test_a_killed_rank_ends_the_others(server, command):
+    run = server.start(command("run", *LONG), ranks=2)
+    run.wait_for("step 3/")
+    family, began = run.family(), time.monotonic()
+    os.kill(run.pids[0], signal.SIGKILL)
+    assert assert_all_gone(run, family, began)[0] == -signal.SIGKILL
+    assert len(family) == 4 and "Traceback" not in run.said, run.said
+
+
+def test_ranks_leave_when_what_started_them_is_killed(server, command):
+    run = server.start(command("run", *LONG), ranks=2)
+    run.wait_for("step 3/")
+    family, began = run.family(), time.monotonic()
+    os.kill(run.notes[0]["launcher"], signal.SIGKILL)
+    wait_until(lambda: not alive(family), SECONDS - (time.monotonic() - began), run)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_with_a_checkpoint_that_resumes_exactly(server, command, tmp_path, number, status):
+    # A constant rate: it does not depend on --steps, so that both runs may end soon after the stop.
+    arguments = ["--lr", "1e-3", "--min_lr", "1e-3", "--warmup", "0", "--valid_every", "1000"]
+    run = server.start(command("stopped", *arguments, "--steps", "1000", "--workers", "1"))
+    run.wait_for("step 3/")
+    for _ in range(2):  # the loader's worker gets it too, as from a terminal or a cluster; torchrun hands it on as well
+        os.killpg(run.pids[0], number)
+    assert run.wait() == {0: status}, run.said
+    assert "Traceback" not in run.said
+    reached = checkpoint(tmp_path / "stopped")["step"]
+    assert 3 <= reached < 1000
+    assert f"stopped at step {reached} of 1000" in run.said
+    for name in ("stopped", "whole"):
+        assert train.main(command(name, *arguments, "--steps", str(reached + 2))) == 0
+    assert_equal_runs(tmp_path / "stopped", tmp_path / "whole")
+
+
+def test_a_signal_in_the_middle_of_a_validation_is_obeyed_and_the_validation_made_up_for(server, command, tmp_path):
+    valid = command("x")[5]
+    words = ["--steps", "8", "--valid_every", "4", "--valid_hr", valid, f"{valid}/**", "--workers", "1"]
+    run = server.start(command("stopped", *words), patch=SLOW_VALIDATION)
+    run.wait_for("validating")
+    os.kill(run.pids[0], signal.SIGTERM)
+    assert run.wait() == {0: 143}
+    assert "stopped at step 4 of 8" in run.said and "PSNR" not in run.said
+    for name in ("stopped", "whole"):
+        assert train.main(command(name, *words)) == 0
+    assert_equal_runs(tmp_path / "stopped", tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_torchrun_ends_with_a_checkpoint_and_does_not_outlive_its_death(root: Path, command, tmp_path: Path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    words = command("run", "--steps", "100000", "--workers", "1", "--log_every", "1", "--valid_every", "100000")
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):
+        output = (tmp_path / "output.txt").open("w+")
+        process = subprocess.Popen(
+            [*torchrun, str(root / "train.py"), *words], env=environment, stdout=output, stderr=output, text=True
+        )
+        wait_until(lambda: (tmp_path / "output.txt").read_text().count("\nstep ") > 2, 120)
+        family = process_tree(process.pid)
+        assert len(family) == 5
+        process.send_signal(number)
+        assert process.wait(60) != 0
+        wait_until(partial(lambda pids: not alive(pids), family), SECONDS)
+        said = (tmp_path / "output.txt").read_text()
+        assert ("stopped at step" in said) == (number != signal.SIGKILL), said
+    assert checkpoint(tmp_path / "run")["step"] > 3
+
+
+def test_a_second_start_is_refused_with_host_and_pid(server, command, tmp_path):
+    run = server.start(command("run", *LONG))
+    run.wait_for("step 2/")
+    with pytest.raises(SystemExit, match=rf"run is in use by process {run.pids[0]} on {os.uname().nodename}"):
+        train.main(command("run", *LONG))
+    os.kill(run.pids[0], signal.SIGKILL)
+    run.wait()
+    assert train.main(command("run", *LONG, "--max_minutes", "1e-9")) == 0, "the lock did not end with its holder"
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_the_audit(command, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "audited", lambda *_: pytest.fail("audited first"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit, match=r"--out .*file cannot be written .*: name another"):
+        train.main(command("file"))
+
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "open", read_only)
+    with pytest.raises(SystemExit, match=r"--out .*run cannot be written \(Read-only file system\)"):
+        train.main(command("run"))
+
+
+def test_a_folder_without_locks_is_used_with_a_warning(tmp_path, monkeypatch, capsys):
+    def unsupported(*_: object) -> None:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr("training.lifetime.fcntl.lockf", unsupported)
+    with owned(tmp_path / "run"):
+        assert "run cannot be locked (Function not implemented)" in capsys.readouterr().err
+
+
+def test_a_run_that_never_began_leaves_no_folder(tmp_path):
+    with pytest.raises(ValueError, match="x"), owned(tmp_path / "run"):
+        raise ValueError("x")
+    assert not (tmp_path / "run").exists()
+    with owned(tmp_path / "run"):
+        (tmp_path / "run" / "log.csv").touch()
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"log.csv", "lock"}
+    assert FolderError.__base__ is ValueError

@@ -1,0 +1,166 @@
+"""The training set in columns: what is known of a million photographs in some 200 MB, which forked workers share."""
+
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, NamedTuple
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from image_data.degradation import SCALE
+from image_data.geometry import cut_to_scale
+from image_data.sources import ImageFile, ImageList
+from models.team08_HATFreq.image_io import ImageError
+from models.team08_HATFreq.system import atomic_write
+
+Image = NDArray[np.uint8]
+DIGEST = 16  # bytes of a hash of pixels
+LISTS = ("images", "lr_images")
+# What is known of an image and its low-resolution one: hash of the files (`stamp_of`), size in pixels, number of the
+# source, whether it is a file of grey samples (1) or of colour samples that are grey (2), hashes of the pixels of both
+# (zeros for what is not there).
+ROW = np.dtype(
+    [
+        ("stamp", "u8"),
+        ("height", "i4"),
+        ("width", "i4"),
+        ("source", "i2"),
+        ("grey", "u1"),
+        ("digests", "u1", 2 * DIGEST),
+    ]
+)
+
+
+class Photograph(NamedTuple):
+    """A training image that passed the audit; its sides are cut to multiples of the scale.
+
+    Attributes:
+        image: the high-resolution file.
+        lr_image: the official low-resolution file, or None when it is made on the fly.
+        row: of `ROW`.
+    """
+
+    image: ImageFile
+    lr_image: ImageFile | None
+    row: Any
+
+    def decode(self) -> Image:
+        """uint8 `h w 3`, its sides cut to multiples of the scale.
+
+        Raises:
+            ImageError: it cannot be read, or is not what was audited.
+        """
+        whole = self.image.read_rgb()
+        return self._checked(self.image, whole, cut_to_scale(whole), 1)
+
+    def decode_lr(self) -> Image:
+        """uint8 `h/4 w/4 3`: the official low-resolution image without what lies beyond the cut; errors as `decode`."""
+        assert self.lr_image is not None
+        whole, h, w = self.lr_image.read_rgb(), self.row["height"] // SCALE, self.row["width"] // SCALE
+        return self._checked(self.lr_image, whole, whole[:h, :w], SCALE)
+
+    def _checked(self, file: ImageFile, whole: Image, image: Image, scale: int) -> Image:
+        was, now = (self.row["height"] // scale, self.row["width"] // scale), image.shape[:2]
+        if was != now:
+            raise ImageError(
+                f"{file.name} has changed since the run began: it is {now[1]}x{now[0]}, it was {was[1]}x{was[0]}"
+            )
+        # Hashing takes as long as decoding a JPEG: only where size or time of the files say that one was written since.
+        if stamp_of(self.image, self.lr_image)[0] != self.row["stamp"]:
+            audited = self.row["digests"].reshape(2, DIGEST)[int(scale != 1)].tobytes()
+            if digest(whole) != audited:
+                raise ImageError(f"{file.name} has changed since the run began: it has other pixels")
+        return image
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """Photographs in their order.
+
+    Attributes:
+        images, lr_images: their files; an empty path for a low-resolution one that is made on the fly.
+        rows: what is known of them, `ROW`.
+        weights: the share of each source in the samples, by its number; none or zeros for shares by area.
+    """
+
+    images: ImageList
+    lr_images: ImageList
+    rows: NDArray[Any]
+    weights: tuple[float, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, number: int) -> Photograph:
+        lr_image = self.lr_images[number]
+        return Photograph(self.images[number], lr_image if lr_image.path.name else None, self.rows[number])
+
+    @property
+    def areas(self) -> NDArray[np.int64]:
+        return self.rows["height"].astype(np.int64) * self.rows["width"]
+
+    def fingerprint(self) -> str:
+        """A hash of the training set, pixels and order: what (seed, step, index) draws from."""
+        found = blake2b(digest_size=16)
+        for row in self.rows["digests"]:
+            found.update((row if row[DIGEST:].any() else row[:DIGEST]).tobytes().hex().encode())
+        return found.hexdigest()
+
+    def sampling_weights(self) -> NDArray[np.int64]:
+        """How often each is drawn in relation to the others, at least 1: its area, scaled to its source's weight.
+
+        A source without photographs takes no part.
+        """
+        areas, sources = self.areas, self.rows["source"]
+        if not any(self.weights):
+            return areas
+        totals = np.bincount(sources, areas, len(self.weights))
+        shares = np.divide(self.weights, totals, out=np.zeros(len(self.weights)), where=totals > 0)
+        scaled = areas * shares[sources]
+        return np.maximum(1, np.rint(scaled / scaled.sum() * 2**52)).astype(np.int64)
+
+    def save(self, path: Path) -> None:
+        """Write all but the weights, whole or not at all."""
+        lists = zip(LISTS, (self.images.to_arrays(), self.lr_images.to_arrays()), strict=True)
+        columns: dict[str, Any] = {f"{one} {name}": array for one, found in lists for name, array in found.items()}
+        with atomic_write(path) as file:
+            np.savez(file, rows=self.rows, **columns)
+
+    @classmethod
+    def load(cls, path: Path) -> "Photographs | None":
+        """Read what `save` wrote; None if there is none, or a damaged one."""
+        try:
+            with np.load(path) as found:
+                lists = ({name.split()[1]: found[name] for name in found if name.split()[0] == one} for one in LISTS)
+                images, lr_images = map(ImageList.from_arrays, lists)
+                return cls(images, lr_images, found["rows"])
+        except (OSError, ValueError, KeyError, BadZipFile):
+            return None
+
+
+def digest(image: Image) -> bytes:
+    """A hash of an image's size and pixels, its sides cut to multiples of the scale (a low-resolution image's too)."""
+    image = cut_to_scale(image)
+    person = b"%dx%d" % image.shape[:2]
+    return blake2b(np.ascontiguousarray(image).tobytes(), digest_size=DIGEST, person=person).digest()
+
+
+def stamp_of(image: ImageFile, lr_image: ImageFile | None = None) -> tuple[int, int]:
+    """Hashes of 64 bits: of names, sizes and times of change; and of the first file's place on its disk (0: unknown).
+
+    Raises:
+        OSError: a file is not there.
+    """
+    seen, place = [], 0
+    for file in filter(None, (image, lr_image)):
+        status = file.path.stat()
+        seen.append(f"{file.path.absolute()}\0{file.member}\0{status.st_size}\0{status.st_mtime_ns}")
+        if status.st_ino and not place:
+            place = _hash(f"{status.st_dev}\0{status.st_ino}\0{file.offset}")
+    return _hash("\0".join(seen)), place
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(blake2b(text.encode(errors="surrogateescape"), digest_size=8).digest(), "little")
