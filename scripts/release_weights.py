@@ -264,7 +264,7 @@ def release(runs: Sequence[Path], target: Path, data: str, sets: dict[str, list[
         metadata = dict(file.metadata() or {})
     told[-1]["scores"] = {name: round(one["psnr"], 3) for name, one in scores["single"].items()}
     told[-1]["sha256"] = save_weights(read_state_dict(source), target, metadata)
-    model = open_network(target)
+    model = open_network(source)  # the old checksum still stands beside the target
     facts = {
         "name": target.stem,
         "preset": json.loads((runs[-1] / "config.json").read_text())["training"]["preset"],
