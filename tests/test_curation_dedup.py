@@ -440,7 +440,7 @@ def test_damaged_work_is_done_again(mixed, undisturbed, tmp_path):
 
 
 def test_the_known_overlaps_are_found(shared, tmp_path):
-    """The BSDS photograph 302003 is Set5's woman; Set14's img_011 holds a part of Set5's butterfly, in another rendition."""
+    """The BSDS photograph 302003 is Set5's woman; Set14's img_011 holds a part of Set5's butterfly."""
     bench = shared / "data" / "bench"
     others = sorted((shared / "data" / "train" / "bsds-sun").iterdir())[:5]
     woman = plant(read_rgb(bench / "Set5" / "HR" / "img_005.png"), "recompressed", 1)
