@@ -257,6 +257,16 @@ def folder(result: Result) -> list[Table]:
     return [Table(["what", "seconds", "over the bare passes"], cells)]
 
 
+def times(result: Result) -> list[Table]:
+    """Seconds for one picture by its size and the number of threads."""
+    cells = [
+        [f"{r['side']}x{r['side']}", f"{r['side'] * 4}x{r['side'] * 4}", str(r["threads"]), f"{r['seconds']:.1f}",
+         f"{r['cpu_seconds']:.1f}"]
+        for r in result["rows"]
+    ]  # fmt: skip
+    return [Table(["picture", "result", "threads", "seconds by the clock", "seconds of the CPU"], cells)]
+
+
 def integrations(result: Result) -> list[Table]:
     """The ways beside PyTorch, which is the first of each set; and their memory."""
     quality, memory, base = [], [], 1.0
@@ -279,5 +289,5 @@ def unique(values: Any) -> list[Any]:
 TABLES: dict[str, Callable[[Result], list[Table]]] = {
     one.__name__: one
     for one in (quality, ablation, selection, speed_forward, speed_step, speed_count, memory, memory_image, folder,
-                integrations)
+                times, integrations)
 }  # fmt: skip
