@@ -3,7 +3,8 @@
 #     source scripts/environment.sh
 #     ensure_environment demo                 # sets $PYTHON; the extras are listed in pyproject.toml
 #
-# PYTHON names an interpreter to use as it is: nothing is installed then. HATFREQ_PYTHON names the interpreter to start from (default: the newest of python3.13 ... python3.10, python3).
+# PYTHON names an interpreter to use as it is: nothing is installed then. HATFREQ_PYTHON names the interpreter that .venv is
+# made with (default: the newest of python3.13 ... python3.10, python3).
 
 # Threads that wait for each other spin briefly only: on a machine with other work they would keep each other from running.
 export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-1000}
