@@ -5,8 +5,8 @@
 
 A square cut of scikit-image's astronaut (enlarged for more than 512 pixels) is restored by what test.py calls, with the
 shipped `light` weights, fp32, in a single pass: weights loaded, picture read, restored and written. Each point is the
-fastest of several rounds in a process of its own, after a small picture that does not count. On a machine with other work the
-seconds by the clock are too many; those of the CPU tell what the work itself takes.
+fastest of several rounds in a process of its own, after a small picture that does not count. On a machine with other
+work the seconds by the clock are too many; those of the CPU tell what the work itself takes.
 """
 
 import argparse
@@ -30,7 +30,7 @@ WARM_UP = 32  # side of the picture that does not count
 
 
 def seconds_of(side: int, threads: int, device: str, rounds: int) -> dict[str, Any]:
-    """A row: the fewest seconds by the clock and of the CPU for a picture of `side` x `side`; in a process of its own."""
+    """A row: the fewest seconds by the clock and of the CPU for `side` x `side` pixels; in a process of its own."""
     from skimage.data import astronaut
 
     torch.set_num_threads(threads)
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--sizes", type=int, nargs="+", default=[128, 256, 512], help="sides in pixels (default: %(default)s)")
     add("--threads", type=int, nargs="+", default=[1, 2], help="default: %(default)s")
     add("--device", default="cpu", help="cpu or cuda")
-    add("--rounds", type=int, default=3, help="the table holds the fastest (default: %(default)s)")
+    add("--rounds", type=int, default=2, help="the table holds the fastest (default: %(default)s)")
     add("--notes", nargs="*", default=[], help="what else a reader should know of the machine")
     add("--out", type=Path, default=RESULTS / "times.json", help="results file (default: %(default)s)")
     args = parser.parse_args(argv)

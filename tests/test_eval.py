@@ -69,6 +69,7 @@ def score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     return run
 
 
+@pytest.mark.slow
 def test_the_program_starts_and_ends_with_its_status(root: Path, tmp_path: Path, folders: tuple[Path, Path]) -> None:
     words = [
         "--output_folder",
