@@ -1,0 +1,155 @@
+"""Train the candidates of docs/frequency.md stage by stage, and make the tables.
+
+    python -m benchmarks.frequency --shared $SHARED --work runs/frequency --screen
+    python -m benchmarks.frequency --shared $SHARED --work runs/frequency --report
+
+SHARED holds `data/train/{hq480-a,hq480-b,bsds-sun}`, `data/train/hq480_manifest.csv` and `data/bench`. Every stage
+is a list of jobs, one after the other on one thread; a stopped command resumes its job at its last checkpoint, and
+finished jobs are kept. What the stages compare and which candidates go on is said in docs/frequency.md.
+"""
+
+import argparse
+import fcntl
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from .blocks import CANDIDATES
+from .data import Pair, read_pool, read_sets
+from .jobs import Job, run
+from .periodicity import periodicity
+from .report import compare, details, jobs_of, psnr, read_results, table
+
+SCREEN_SEEDS, CONFIRM_SEEDS, LIGHT_SEEDS = (0, 1, 2), tuple(range(10, 18)), (20, 21, 22)
+KEPT_AFTER_FIRST, KEPT_AFTER_SCREEN = 4, 3
+NARROW, LIGHT = Job("none"), Job("none", shape="light")
+LARGE_PATCHES = Job("none", patch=64, patches=2)
+
+
+def best(work: Path, seeds: Sequence[int], number: int) -> list[str]:
+    """The candidates with the largest mean difference to their control among those that finished all seeds."""
+    results = read_results(work)
+    found = {
+        name: compare(results, jobs_of(name, False, seeds, NARROW), jobs_of(name, True, seeds, NARROW))
+        for name in CANDIDATES
+    }
+    done = {name: one.mean for name, one in found.items() if len(one.values) == len(seeds)}
+    return sorted(done, key=lambda name: -done[name])[:number]
+
+
+def side_by_side(names: Sequence[str], seeds: Sequence[int], setting: Job) -> Iterator[Job]:
+    """`none`, then each candidate and its control, seed by seed: a stopped stage leaves whole pairs."""
+    for seed in seeds:
+        yield from jobs_of("none", False, [seed], setting)
+        for name in names:
+            for control in (False, True):
+                yield from jobs_of(name, control, [seed], setting)
+
+
+def screen(work: Path) -> Iterator[Job]:
+    """All candidates with the first seed, the better ones with the others."""
+    yield from side_by_side(CANDIDATES, SCREEN_SEEDS[:1], NARROW)
+    yield from side_by_side(best(work, SCREEN_SEEDS[:1], KEPT_AFTER_FIRST), SCREEN_SEEDS[1:], NARROW)
+
+
+def finalists(work: Path) -> list[str]:
+    """The three that the screening leaves."""
+    names = best(work, SCREEN_SEEDS, KEPT_AFTER_SCREEN)
+    if len(names) < KEPT_AFTER_SCREEN:
+        raise SystemExit(f"{len(names)} candidates have finished the screening: run --screen to its end first")
+    return names
+
+
+def factors(work: Path) -> Iterator[Job]:
+    """Larger patches for the finalists; the place and a frequency loss for the best of them."""
+    names = finalists(work)
+    yield from side_by_side(names, SCREEN_SEEDS, LARGE_PATCHES)
+    for place in ("before", "last"):
+        yield from side_by_side(names[:1], SCREEN_SEEDS, Job("none", place=place))
+    yield from side_by_side(names[:1], SCREEN_SEEDS, Job("none", frequency_loss=0.05))
+
+
+def work_off(jobs: Iterator[Job], work: Path, shared: Path) -> None:
+    """Run the jobs; one command at a time in a folder."""
+    work.mkdir(parents=True, exist_ok=True)
+    with (work / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SystemExit(f"another command is at work in {work}") from None
+        train = shared / "data" / "train"
+        pool = read_pool([train / "hq480-a", train / "bsds-sun"], train / "hq480_manifest.csv")
+        sets = read_sets(shared / "data" / "bench", train)
+        write_periodicity(sets, work)
+        print(f"{len(pool)} photographs; {', '.join(f'{k} ({len(v)})' for k, v in sets.items())}", flush=True)
+        for job in jobs:
+            result = run(job, work, pool, sets)
+            shown = ", ".join(f"{name} {psnr(result, name):.3f}" for name in result["sets"])
+            print(f"{job.name}: {shown} dB, {result['train_cpu_seconds']:.0f} CPU s", flush=True)
+
+
+def write_periodicity(sets: dict[str, list[Pair]], work: Path) -> None:
+    """Write `periodicity.json`: image -> how periodic its HR version is."""
+    path = work / "periodicity.json"
+    if not path.exists():
+        path.write_text(json.dumps({pair.name: periodicity(pair.hr) for pairs in sets.values() for pair in pairs}))
+
+
+def report(work: Path) -> str:
+    """All tables that the results allow."""
+    results = read_results(work)
+    if not results:
+        return f"No finished job in {work}.\n"
+    ranked = json.loads((work / "periodicity.json").read_text())
+    stages = {
+        "Screening (narrow)": (SCREEN_SEEDS, NARROW),
+        "Confirmation (narrow, fresh seeds)": (CONFIRM_SEEDS, NARROW),
+        "light": (LIGHT_SEEDS, LIGHT),
+        "Patches of 64 (narrow)": (SCREEN_SEEDS, LARGE_PATCHES),
+        "Before the attention (narrow)": (SCREEN_SEEDS, Job("none", place="before")),
+        "Last group only (narrow)": (SCREEN_SEEDS, Job("none", place="last")),
+        "With a frequency loss of 0.05 (narrow)": (SCREEN_SEEDS, Job("none", frequency_loss=0.05)),
+    }
+    parts = []
+    for title, (seeds, setting) in stages.items():
+        if any(job in results for name in CANDIDATES for job in jobs_of(name, True, seeds, setting)):
+            parts += [f"## {title}\n", table(results, seeds, setting), details(results, seeds, setting, ranked)]
+    return "\n".join(parts) or "No control is finished.\n"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a stage, or print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--work", type=Path, required=True, help="folder of the runs and results")
+    add("--shared", type=Path, help="folder that holds data/train and data/bench")
+    stage = parser.add_mutually_exclusive_group(required=True)
+    for name, text in (
+        ("screen", "all candidates, seeds 0 to 2"),
+        ("confirm", "the three best with eight fresh seeds"),
+        ("light", "the three best in `light`"),
+        ("factors", "larger patches, places, a frequency loss"),
+        ("report", "print the tables of what is finished"),
+    ):
+        stage.add_argument(f"--{name}", action="store_true", help=text)
+    args = parser.parse_args(argv)
+    if args.report:
+        print(report(args.work))
+        return
+    if args.shared is None:
+        parser.error("a stage needs --shared")
+    torch.set_num_threads(1)
+    if args.screen:
+        jobs = screen(args.work)
+    elif args.factors:
+        jobs = factors(args.work)
+    else:
+        seeds, setting = (CONFIRM_SEEDS, NARROW) if args.confirm else (LIGHT_SEEDS, LIGHT)
+        jobs = side_by_side(finalists(args.work), seeds, setting)
+    work_off(jobs, args.work, args.shared)
+
+
+if __name__ == "__main__":
+    main()

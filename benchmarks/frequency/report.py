@@ -1,0 +1,161 @@
+"""The tables of the experiment, from the results that there are."""
+
+import json
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import t as student
+
+from .blocks import CANDIDATES
+from .jobs import BANDS, HIGHEST, Job
+
+Result = dict[str, Any]
+MEAN = "mean"
+LEVEL = 0.05
+BAR = 0.02  # dB
+
+
+def read_results(work: Path) -> dict[Job, Result]:
+    """All finished jobs of a folder."""
+    results = (json.loads(path.read_text()) for path in sorted(work.glob("*/result.json")))
+    return {Job(**result["job"]): result for result in results}
+
+
+def psnr(result: Result, name: str = MEAN) -> float:
+    """Mean PSNR-Y over a set; the mean of the sets for `mean`."""
+    if name != MEAN:
+        return statistics.fmean(result["sets"][name]["images"].values())
+    return statistics.fmean(psnr(result, one) for one in result["sets"])
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A candidate against another job of the same seed: one value a seed that both have finished."""
+
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """The mean difference; nan without a pair."""
+        return statistics.fmean(self.values) if self.values else float("nan")
+
+    def half(self, level: float = LEVEL) -> float:
+        """Half the width of Student's interval that misses the true mean with a probability of `level`."""
+        n = len(self.values)
+        if n < 2:
+            return float("nan")
+        return float(student.ppf(1 - level / 2, n - 1)) * statistics.stdev(self.values) / n**0.5
+
+    @property
+    def p(self) -> float:
+        """Two-sided p of no difference; 1 with fewer than two pairs."""
+        n = len(self.values)
+        if n < 2:
+            return 1.0
+        spread = statistics.stdev(self.values) / n**0.5
+        return 2 * float(student.sf(abs(self.mean) / spread, n - 1)) if spread else float(self.mean == 0)
+
+
+def compare(results: dict[Job, Result], ours: Sequence[Job], others: Sequence[Job], name: str = MEAN) -> Compared:
+    """The differences in PSNR-Y of the pairs that are finished."""
+    pairs = [(a, b) for a, b in zip(ours, others, strict=True) if a in results and b in results]
+    return Compared(tuple(psnr(results[a], name) - psnr(results[b], name) for a, b in pairs))
+
+
+def holm(ps: dict[str, float], tried: int) -> dict[str, float]:
+    """Holm's adjusted p of each of `tried` comparisons; those that are not given count as 1."""
+    adjusted, highest = {}, 0.0
+    for rank, (name, p) in enumerate(sorted(ps.items(), key=lambda item: item[1])):
+        highest = max(highest, min(1.0, p * (tried - rank)))
+        adjusted[name] = highest
+    return adjusted
+
+
+def jobs_of(candidate: str, control: bool, seeds: Iterable[int], setting: Job) -> list[Job]:
+    """A candidate's jobs, a seed each, with everything else as in `setting`."""
+    return [replace(setting, candidate=candidate, control=control, seed=seed) for seed in seeds]
+
+
+def table(results: dict[Job, Result], seeds: Sequence[int], setting: Job) -> str:
+    """Markdown of a stage: every candidate against its control and against `none`, best first."""
+    ours = {name: jobs_of(name, False, seeds, setting) for name in CANDIDATES}
+    controls = {name: jobs_of(name, True, seeds, setting) for name in CANDIDATES}
+    without = jobs_of("none", False, seeds, setting)
+    found = {name: compare(results, ours[name], controls[name]) for name in CANDIDATES}
+    found = {name: one for name, one in sorted(found.items(), key=lambda item: -item[1].mean) if one.values}
+    if not found:
+        return "No pair of a candidate and its control is finished.\n"
+    adjusted = holm({name: one.p for name, one in found.items()}, len(CANDIDATES))
+    sets = list(next(iter(results.values()))["sets"])
+    head = ["candidate", "seeds", "against its control", "corrected interval", "Holm's p", *sets, "control - none"]
+    head += ["parameters", "CPU s a step"]
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for name, one in found.items():
+        wide = one.half(LEVEL / len(CANDIDATES))
+        cells = [name, str(len(one.values)), f"{one.mean:+.4f}", f"{one.mean - wide:+.3f} .. {one.mean + wide:+.3f}"]
+        cells.append(f"{adjusted[name]:.3f}")
+        cells += [f"{compare(results, ours[name], controls[name], one_set).mean:+.3f}" for one_set in sets]
+        cells.append(f"{compare(results, controls[name], without).mean:+.4f}")
+        done = [results[job] for job in ours[name] if job in results]
+        cells += [f"{done[0]['parameters']:,}", f"{step_seconds(done):.3f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    base = [results[job] for job in without if job in results]
+    if base:
+        shown = ", ".join(f"{one_set} {statistics.fmean(psnr(r, one_set) for r in base):.3f}" for one_set in sets)
+        lines += ["", f"`none` ({len(base)} seeds): {shown} dB, {step_seconds(base):.3f} CPU s a step."]
+    reached = [n for n, one in found.items() if one.mean >= BAR and adjusted[n] < LEVEL]
+    lines += ["", f"At the bar (+{BAR} dB, Holm's p below {LEVEL}): {', '.join(reached) or 'none'}."]
+    return "\n".join(lines) + "\n"
+
+
+def step_seconds(results: Sequence[Result]) -> float:
+    """Mean CPU seconds of a training step."""
+    return statistics.fmean(result["train_cpu_seconds"] / result["job"]["steps"] for result in results)
+
+
+def pairs_of(results: dict[Job, Result], name: str, seeds: Sequence[int], setting: Job) -> list[tuple[Result, Result]]:
+    """The finished pairs of a candidate and its control."""
+    both = zip(jobs_of(name, False, seeds, setting), jobs_of(name, True, seeds, setting), strict=True)
+    return [(results[a], results[b]) for a, b in both if a in results and b in results]
+
+
+def band_gains(pairs: Sequence[tuple[Result, Result]]) -> NDArray[np.float64]:
+    """How much less error than its control a candidate leaves in each band, over all sets, in dB: `seeds BANDS`."""
+    energy = np.array([[np.sum([s["bands"] for s in r["sets"].values()], axis=0) for r in pair] for pair in pairs])
+    return 10 * np.log10(energy[:, 1] / energy[:, 0])
+
+
+def quarter_gains(pairs: Sequence[tuple[Result, Result]], ranked: dict[str, float]) -> NDArray[np.float64]:
+    """Mean difference in PSNR-Y on the quarters of all images, from the least to the most periodic: `seeds 4`."""
+    images = sorted(ranked, key=lambda name: ranked[name])
+    rows = []
+    for pair in pairs:
+        ours, other = ({k: v for s in result["sets"].values() for k, v in s["images"].items()} for result in pair)
+        values = [ours[name] - other[name] for name in images]
+        rows.append([np.mean(part) for part in np.array_split(values, 4)])
+    return np.array(rows)
+
+
+def details(results: dict[Job, Result], seeds: Sequence[int], setting: Job, ranked: dict[str, float]) -> str:
+    """Markdown: gains against the control by band of frequency and by periodicity, mean and 95 % interval."""
+    edges = np.linspace(0, HIGHEST, BANDS + 1)
+    head = ["candidate", *(f"{low:.2f}-{high:.2f}" for low, high in pairwise(edges))]
+    bands = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    quarters = ["| candidate | least periodic quarter | second | third | most periodic |", "|---|---|---|---|---|"]
+    for name in CANDIDATES:
+        pairs = pairs_of(results, name, seeds, setting)
+        if pairs:
+            bands.append(f"| {name} | {' | '.join(_cells(band_gains(pairs)))} |")
+            quarters.append(f"| {name} | {' | '.join(_cells(quarter_gains(pairs, ranked)))} |")
+    return "\n".join([*bands, "", *quarters]) + "\n"
+
+
+def _cells(rows: NDArray[np.float64]) -> list[str]:
+    found = [Compared(tuple(column)) for column in rows.T.tolist()]
+    return [f"{one.mean:+.3f}" + (f" ± {one.half():.3f}" if len(one.values) > 1 else "") for one in found]

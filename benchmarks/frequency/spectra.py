@@ -1,0 +1,129 @@
+"""What the candidates share: bands of the plane of frequencies, tapered frames, and gains that follow the content.
+
+Everything here runs in fp32 and for any size: frequencies are counted in cycles/pixel. Spectra are orthonormal, real
+and imaginary part a last axis of two (`models/team08_HATFreq/fourier.py`): white noise has the same power at every
+size, and neither torch.compile nor ONNX meets a complex number.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+EPS = 1e-4  # of a power: features have a variance near one
+HIGHEST = math.sqrt(0.5)  # cycles/pixel at the corner of the plane
+
+
+def power(spectrum: Tensor) -> Tensor:
+    """Squared amplitude: `... 2` -> `...`."""
+    return spectrum.square().sum(dim=-1)
+
+
+def correlate(a: Tensor, b: Tensor) -> Tensor:
+    """conj(a) b: of spectra, the spectrum of `sum over x of a(x) b(x + lag)`."""
+    (ar, ai), (br, bi) = a.unbind(-1), b.unbind(-1)
+    return torch.stack([ar * br + ai * bi, ar * bi - ai * br], dim=-1)
+
+
+def _frequencies(u: Tensor) -> tuple[Tensor, Tensor]:
+    """Vertical and horizontal frequency in cycles/pixel of the coefficients of rfft2(u): `h 1` and `1 w/2+1`."""
+    height, width = u.shape[-2:]
+    row = torch.arange(height, device=u.device)
+    fy = torch.where(row * 2 < height, row, row - height).float() / height
+    fx = torch.arange(width // 2 + 1, device=u.device).float() / width
+    return fy[:, None], fx[None]
+
+
+def ring_bands(rings: int, u: Tensor) -> Tensor:
+    """How much of each coefficient is in each ring: `rings h*(w/2+1)`; the rings add up to one everywhere.
+
+    Triangles over the radial frequency, with peaks evenly from 0 to sqrt(1/2) cycles/pixel.
+
+    Args:
+        rings: their number.
+        u: any image `... h w` of the spectrum's size.
+    """
+    fy, fx = _frequencies(u)
+    position = (fy.square() + fx.square()).sqrt().flatten() / HIGHEST * (rings - 1)
+    return (1 - (position - torch.arange(rings, device=u.device)[:, None]).abs()).clamp(min=0)
+
+
+def polar_bands(rings: int, sectors: int, u: Tensor) -> Tensor:
+    """The same for rings cut into orientations: `rings*sectors h*(w/2+1)`.
+
+    The sectors are triangles over the direction, which has a period of half a turn.
+    """
+    fy, fx = _frequencies(u)
+    angle = torch.atan2(*torch.broadcast_tensors(fy, fx)).flatten() / math.pi * sectors
+    distance = (angle - torch.arange(sectors, device=u.device)[:, None]).remainder(sectors)
+    sector = (1 - torch.minimum(distance, sectors - distance)).clamp(min=0)
+    ring = ring_bands(rings, u)
+    return (ring[:, None] * sector[None]).flatten(0, 1)
+
+
+def band_power(powers: Tensor, bands: Tensor) -> Tensor:
+    """Mean power in each band: `... c h w/2+1`, `bands h*(w/2+1)` -> `... c bands`."""
+    return powers.flatten(-2) @ (bands / bands.sum(dim=1, keepdim=True).clamp(min=EPS)).t()
+
+
+def weigh(spectrum: Tensor, gains: Tensor, bands: Tensor) -> Tensor:
+    """A spectrum times gains for its bands: `... c h w/2+1 2`, `... c bands`, `bands h*(w/2+1)`."""
+    return spectrum * (gains @ bands).view(spectrum.shape[:-1])[..., None]
+
+
+class BandGains(nn.Module):
+    """Gains in 0 .. 2 from powers: `... c bands` -> `... c bands`; a small perceptron on their logarithms.
+
+    Args:
+        channels: c.
+        bands: powers of each channel.
+    """
+
+    def __init__(self, channels: int, bands: int) -> None:
+        super().__init__()
+        hidden = max(8, channels // 4)
+        self.mix = nn.Linear(channels * bands, hidden)
+        self.gains = nn.Linear(hidden, channels * bands)
+        nn.init.normal_(self.gains.weight, std=0.02)
+        nn.init.zeros_(self.gains.bias)
+
+    def forward(self, powers: Tensor) -> Tensor:
+        logarithms = 0.25 * (powers + EPS).log().flatten(-2)
+        hidden = F.gelu(F.linear(logarithms, self.mix.weight.float(), self.mix.bias.float()))
+        gains = F.linear(hidden, self.gains.weight.float(), self.gains.bias.float())
+        return 2 * torch.sigmoid(gains).view(powers.shape)
+
+
+class Frames:
+    """Tapered frames that overlap by half: their sum, tapered once more, is the image again.
+
+    The taper is the square root of a periodic Hann window, whose copies at half its length add up to one.
+
+    Args:
+        side: of a frame, an even number; images are multiples of half of it.
+    """
+
+    def __init__(self, side: int) -> None:
+        self.side, self.hop = side, side // 2
+
+    def _taper(self, device: torch.device) -> Tensor:
+        """`side side`."""
+        line = torch.sin(math.pi * torch.arange(self.side, device=device).float() / self.side)
+        return line[:, None] * line[None]
+
+    def cut(self, u: Tensor) -> Tensor:
+        """`b c h w` -> `b gh gw c side side`, tapered; zeros lie around the image."""
+        hop = self.hop
+        blocks = F.pad(u, (hop,) * 4).unflatten(3, (-1, hop)).unflatten(2, (-1, hop))  # b c gh+1 hop gw+1 hop
+        rows = torch.cat([blocks[:, :, :-1], blocks[:, :, 1:]], dim=3)
+        frames = torch.cat([rows[:, :, :, :, :-1], rows[:, :, :, :, 1:]], dim=5)  # b c gh side gw side
+        return frames.permute(0, 2, 4, 1, 3, 5) * self._taper(u.device)
+
+    def join(self, frames: Tensor) -> Tensor:
+        """`b gh gw c side side` -> `b c h w`: the inverse of `cut`."""
+        hop = self.hop
+        frames = frames * self._taper(frames.device)
+        rows = frames[:, 1:, :, :, :hop] + frames[:, :-1, :, :, hop:]  # b gh-1 gw c hop side
+        cells = rows[:, :, 1:, :, :, :hop] + rows[:, :, :-1, :, :, hop:]  # b gh-1 gw-1 c hop hop
+        return cells.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
