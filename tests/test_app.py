@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -21,28 +22,36 @@ pytest.importorskip("gradio", reason="gradio is not installed (pip install .[dem
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync")  # fmt: skip
-PORT = 7863
+START_SECONDS = 600  # at most; Gradio alone takes a minute to import on a busy machine
 # Where the README's screenshot is kept; it is written when HATFREQ_SCREENSHOT names a file.
 SCREENSHOT = os.environ.get("HATFREQ_SCREENSHOT")
+
+
+def answers(address: str) -> bool:
+    """Whether there is a server."""
+    try:
+        urllib.request.urlopen(address, timeout=30).close()
+    except OSError:
+        return False
+    return True
 
 
 @pytest.fixture(scope="module")
 def page_address(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The page, served by a process of its own with a temporary folder of its own."""
     folder = tmp_path_factory.mktemp("page")
-    command = [sys.executable, "app.py", "--port", str(PORT), "--device", "cpu"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "app.py", "--port", str(port), "--device", "cpu"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(folder)}
-    address = f"http://127.0.0.1:{PORT}"
+    address, end = f"http://127.0.0.1:{port}", time.monotonic() + START_SECONDS
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, cwd=root, env=environment, stdout=log, stderr=log)
     try:
-        for _ in range(600):
-            assert process.poll() is None, (folder / "log").read_text()
-            try:
-                urllib.request.urlopen(address, timeout=5).close()
-                break
-            except OSError:
-                time.sleep(0.2)
+        while not answers(address):
+            assert process.poll() is None and time.monotonic() < end, (folder / "log").read_text()
+            time.sleep(0.2)
         yield address
         assert process.poll() is None, (folder / "log").read_text()  # nothing in this file ended the server
     finally:
@@ -64,7 +73,7 @@ def browser() -> Iterator[Any]:
 
 def open_page(browser: Any, address: str) -> Any:
     page = browser.new_page(viewport={"width": 1280, "height": 860})
-    page.set_default_timeout(120_000)
+    page.set_default_timeout(300_000)
     page.goto(address, wait_until="domcontentloaded")
     page.get_by_role("button", name="Enlarge").wait_for()
     return page

@@ -15,7 +15,7 @@ from tests.training_run import checkpoint
 def rehearse(root: Path, folder: Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
     words = ["bash", str(root / "scripts" / "rehearse.sh"), str(folder)]
-    return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=900)
+    return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=3600)
 
 
 @pytest.mark.slow
