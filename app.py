@@ -1,6 +1,6 @@
 """A page on which to drop a picture and see it enlarged x4.
 
-    pip install .[demo]
+    pip install -e .[demo]           # scripts/demo.sh has done so
     python app.py                    # http://127.0.0.1:7860
 
 Pictures stay on this machine: uploads and results lie in a temporary folder that is removed at the end, no statistics

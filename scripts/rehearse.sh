@@ -48,6 +48,6 @@ say "6/6  Test"
     --ensemble 1
 "$PYTHON" eval.py --output_folder "$OUT/results/08_HATFreq/test" --target_folder "$DATA/DIV2K_test_HR" \
     --lq_folder "$DATA/DIV2K_test_LR" --metrics psnr,ssim --metrics_save_path "$OUT/IQA_results"
-psnr=$(awk -F': ' '$1 == "psnr" {print $2}' "$OUT/IQA_results/08_HATFreq--test.txt")
+psnr=$(awk -F': ' '$1 == "psnr" {printf "%.2f", $2}' "$OUT/IQA_results/08_HATFreq--test.txt")
 say "Rehearsed in $((SECONDS - seconds)) s: 3 stages (140 steps), $(grep -c '^[^#]' "$list") images selected, the planted copy" \
     "removed, 1 image restored (PSNR $psnr dB, of no meaning at this size) -> $OUT"
