@@ -246,12 +246,11 @@ def test_two_teachers_are_refused(photos, taught, tmp_path):
     [
         (imresize(noise(12, 10), 4), r"wrong restoration: .*t/a\.png is 40x48, it needs 40x40: make it again"),
         (imresize(noise(10, 10, 5), 4), r"wrong restoration: .*t/a\.png does not show what it shows: delete it and"),
-        (noise(40, 40)[..., 0], None),
     ],
 )
 def test_restorations_of_another_size_or_photograph_are_named(tmp_path, restored, message):
     word = pair_of_folders(tmp_path, imresize(noise(10, 10), 4), restored)
-    with pytest.raises(DataError, match=message or "t/a.png|wrong restoration"):
+    with pytest.raises(DataError, match=message):
         audit([open_source(word)], 8, {}, False, None)
 
 

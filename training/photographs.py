@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from zipfile import BadZipFile
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -176,7 +177,9 @@ def canonical_hash(*images: Image) -> int:
     """
     found = blake2b(digest_size=8)
     for image in images:
-        rows, columns = (image.sum(axis=axes, dtype=np.int64) for axes in ((1, 2), (0, 2)))
+        samples = np.ascontiguousarray(image).reshape(len(image), -1)  # h w 3 -> h 3w
+        sums = (cv2.reduce(samples, axis, cv2.REDUCE_SUM, dtype=cv2.CV_32S).astype(np.int64) for axis in (1, 0))
+        rows, columns = (one.reshape(length, -1).sum(axis=1) for one, length in zip(sums, image.shape, strict=False))
         keys = []
         for orientation in range(8):
             y, x = (columns, rows) if orientation & 4 else (rows, columns)
