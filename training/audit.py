@@ -72,7 +72,7 @@ class Audit:
         skipped = "".join(f", {count} left out ({kind})" for kind, count in sorted(kinds.items()))
         colourless = int((self.photographs.rows["grey"] == 2).sum())
         note = f", {colourless} of them colour files without colour" if colourless else ""
-        taught = sum(bool(file.path.name) for file in self.photographs.restorations)
+        taught = int(self.photographs.has_restoration().sum())
         note += f", {taught} of them with a restoration by {self.teacher['name']}" if self.teacher else ""
         return f"{len(self.photographs)} training images, {pixels:.1f} megapixels{note}{skipped}"
 
