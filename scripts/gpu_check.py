@@ -59,7 +59,7 @@ def steps(args: argparse.Namespace) -> list[Step]:
     def result(name: str) -> list[str]:
         return ["--out", str(args.out / f"{name}_{device}.json")]
 
-    tests = [*python, "pytest", "-q", "-m", "gpu", "tests/test_linear.py" if args.dry else "tests"]
+    tests = [*python, "pytest", "-q", "-m", "gpu", "tests/test_attention.py" if args.dry else "tests"]
     return [
         Step("tests", tests, 300),
         Step("parity", [*own, "--only", "parity"], 180),

@@ -236,7 +236,8 @@ def to_pair(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
     if not batch.has_lq.any():
         lq = bicubic_downscale(region)
     elif not batch.has_lq.all():
-        lq = torch.where(batch.has_lq.to(device)[:, None, None, None], lq, bicubic_downscale(region))
+        has_lq = batch.has_lq.to(device, non_blocking=True)
+        lq = torch.where(has_lq[:, None, None, None], lq, bicubic_downscale(region))
     return _to_network(lq), _to_network(region[:, KERNEL_MARGIN:-KERNEL_MARGIN, KERNEL_MARGIN:-KERNEL_MARGIN])
 
 

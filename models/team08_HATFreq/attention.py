@@ -63,7 +63,8 @@ def position_bias(table: Tensor, index: Tensor) -> Tensor:
     add in no fixed order.
     """
     if table.device.type != "cpu" or SWITCHES.exportable:
-        return table[index].permute(2, 0, 1)
+        # Contiguous: CUDA's efficient kernel refuses a mask whose keys are not one after the other in memory.
+        return table[index].permute(2, 0, 1).contiguous()
     return table.t().gather(1, index.view(1, -1).expand(table.shape[1], -1)).view(-1, *index.shape)
 
 
