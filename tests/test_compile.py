@@ -2,7 +2,8 @@
 
 import copy
 import shutil
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -16,9 +17,9 @@ CPU = torch.device("cpu")
 SIZES = [(20, 24), (24, 20), (32, 40), (12, 36)]
 
 
-def tiny(**changes: object) -> HATFreq:
+def tiny(**changes: Any) -> HATFreq:
     torch.manual_seed(0)
-    shape = {"embed_dim": 8, "squeeze_factor": 4, "depths": (4,), "num_heads": (1,), "window_size": 4, **changes}
+    shape = {"embed_dim": 8, "squeeze_factor": 4, "depths": (2,), "num_heads": (1,), "window_size": 4, **changes}
     model = HATFreq(override(PRESETS["light"], shape))
     for weight in model.parameters():
         torch.nn.init.normal_(weight, std=0.05)
@@ -36,10 +37,13 @@ def test_the_compiled_network_gives_the_same_results_and_gradients() -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     for one in (found, expected):
         one.square().sum().backward()
+    worst = 0.0
     for name, weight in plain.named_parameters():
-        found = model.get_parameter(name).grad
-        assert found is not None and weight.grad is not None
-        torch.testing.assert_close(found, weight.grad, rtol=1e-5, atol=1e-5 * float(weight.grad.abs().max()), msg=name)
+        found, expected = model.get_parameter(name).grad, weight.grad
+        assert found is not None and expected is not None
+        worst = max(worst, float((found - expected).norm() / expected.norm()))
+    print("WORST", worst)
+    assert worst < 1e-4  # of each weight's gradient
 
 
 @pytest.mark.slow
@@ -64,12 +68,12 @@ def test_stochastic_depth_needs_no_version_for_each_of_its_rates() -> None:
     assert counter.frame_count <= 5  # the first block has a rate of zero
 
 
-def test_without_a_compiler_it_is_refused(monkeypatch: pytest.MonkeyPatch, command: object, tmp_path: Path) -> None:
+def test_without_a_compiler_it_is_refused(monkeypatch: pytest.MonkeyPatch, command: Callable[..., list[str]]) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(CompilerError, match="no-such-compiler"):
         check_compiler(CPU)
     with pytest.raises(SystemExit, match="C\\+\\+ compiler"):
-        train.main(command("run", "--steps", "2", "--compile"))  # type: ignore[operator]
+        train.main(command("run", "--steps", "2", "--compile"))
     monkeypatch.undo()
     if shutil.which("g++"):
         monkeypatch.setattr("models.team08_HATFreq.compiling.find_spec", lambda _: None)
