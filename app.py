@@ -38,9 +38,8 @@ from models.team08_HATFreq.folder import restore_picture
 from models.team08_HATFreq.image_io import IMAGE_SUFFIXES, ImageError, Picture, read_picture, size_of, write_png
 from models.team08_HATFreq.inference import HATFreqRestorer, load_restorer
 from models.team08_HATFreq.system import choose_device
-from utils.resize import imresize
+from utils.resize import SCALE, imresize
 
-SCALE = 4
 PASSES = {"one pass": 1, "x8 self-ensemble (a little better, eight times as long)": 8}
 BEFORE = ("bicubic", "nearest")
 QUEUE = 16  # people who may wait

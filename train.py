@@ -37,6 +37,7 @@ from image_data.mixture import open_sources
 from image_data.sources import DataError
 from image_data.workers import usable_cores
 from models.team08_HATFreq import HATFreq
+from models.team08_HATFreq.compiling import CompilerError, compile_blocks
 from models.team08_HATFreq.image_io import ImageError
 from models.team08_HATFreq.system import available_memory, slow_bf16
 from models.team08_HATFreq.weights import WeightsError, load_weights, save_weights
@@ -57,7 +58,7 @@ from training.validation import ValidationSet, open_sets, read_sets, validate
 TIMED_OUT = 255  # beyond every signal's number
 EXPLAINED = (
     *(ConfigError, DataError, CheckpointError, ImageError, WeightsError, NonFiniteError, OSError),
-    *(FolderError, LoaderError, OutOfMemoryError, PeerError),
+    *(CompilerError, FolderError, LoaderError, OutOfMemoryError, PeerError),
 )
 
 
@@ -142,6 +143,8 @@ def start(config: TrainConfig, world: World) -> Run:
         restore(run, state)
     elif config.finish_in:
         run.schedule = schedule.finishing(0, config.finish_in, 0.0)
+    if config.compile:  # after the average was copied: it validates images of many sizes
+        compile_blocks(model, world.device, sizes_vary=False)
     if world.size > 1:
         devices = [world.device] if world.device.type == "cuda" else None
         # Buffers are constant; gradients live in the buckets that are exchanged, not a second time beside them.

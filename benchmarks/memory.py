@@ -48,7 +48,7 @@ def measure_passes(args: argparse.Namespace) -> list[dict[str, Any]]:
     rows, device = [], torch.device(args.device)
     for preset in args.presets:
         for precision in ("fp32", "bf16"):
-            for side in SIDES[preset]:
+            for side in args.sides or SIDES[preset]:
                 peak = max(in_child(pass_peak, preset, precision, device, side) for _ in range(args.rounds))
                 row = {"device": device.type, "preset": preset, "precision": precision, "side": side}
                 rows.append({**row, "peak_bytes": peak})
@@ -78,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--image", action="store_true", help="test.py on two images instead of passes")
     add("--device", default="cpu", help="of the passes: cpu or cuda")
     add("--presets", nargs="+", choices=list(PRESETS), default=list(PRESETS), help="of the passes (default: all)")
+    add("--sides", nargs="+", type=int, help="LR pixels a side of the passes (default: some for each preset)")
     add("--rounds", type=int, default=3, help="processes for each point of the passes (default %(default)s)")
     add("--out", type=Path, help="results file (default: benchmarks/results/memory[_image].json)")
     args = parser.parse_args(argv)

@@ -39,10 +39,7 @@ from image_data.pairs import Pair, load_pairs, match_lr
 from image_data.sources import expand
 from models.team08_HATFreq import PRESETS
 from models.team08_HATFreq.system import write_bytes
-from utils.resize import imresize
-
-SCALE = 4
-
+from utils.resize import SCALE, imresize
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The choices: all that is known of data_curation here are its commands and the files that they write

@@ -17,9 +17,8 @@ from evaluation.tables import Rows
 from models.team08_HATFreq.image_io import read_rgb
 from models.team08_HATFreq.system import write_bytes
 from utils.metrics import psnr_y, rgb_to_y, ssim_y
-from utils.resize import imresize
+from utils.resize import SCALE, imresize
 
-SCALE = 4
 CROP = 160  # side of the detail that is shown, in target pixels
 ERROR_RANGE = 32  # levels of Y at which the error's colours end
 NYQUIST = 0.5 / SCALE  # of the LR image, in cycles per target pixel

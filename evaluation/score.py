@@ -12,6 +12,7 @@ from torch import Tensor
 from image_data.pairs import Pair
 from models.team08_HATFreq.tiling import restore_tiled
 from utils.metrics import psnr_y, ssim_y
+from utils.resize import SCALE
 
 Image = NDArray[np.uint8]
 
@@ -50,5 +51,5 @@ def restore_uint8(
 ) -> Image:
     """uint8 `h w 3` -> uint8 `4h 4w 3` in fp32, clamped and rounded; tile by tile unless `tile` is 0."""
     image = torch.tensor(lq).permute(2, 0, 1)[None].float() / 255
-    sr = restore_tiled(lambda part: network(part.to(device)), image, 4, tile, min(overlap, tile // 2))
+    sr = restore_tiled(lambda part: network(part.to(device)), image, SCALE, tile, min(overlap, tile // 2))
     return (sr[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()

@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.resize import imresize_weights
+from utils.resize import SCALE, imresize_weights
 
-SCALE = 4
 KERNEL_MARGIN = 6  # high-resolution pixels that the kernel reaches beyond a patch on each side
 SHIFT = 12  # weights are multiples of 2**-12
 

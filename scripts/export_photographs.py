@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import skimage.data
 
+from image_data.geometry import cut_to_scale
 from models.team08_HATFreq.image_io import write_png
 
 # Colour photographs inside the scikit-image package itself; its other pictures would be fetched from the network.
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")
-SCALE = 4  # sides are cropped to a multiple, so that ground truth and restored image have one size
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -24,9 +24,9 @@ def main(argv: list[str] | None = None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in PHOTOGRAPHS:
         image = np.asarray(getattr(skimage.data, name)())
-        height, width = (side - side % SCALE for side in image.shape[:2])
-        write_png(folder / f"{name}.png", np.ascontiguousarray(image[:height, :width, :3]))
-        print(f"{name}: {width}x{height}")
+        image = np.ascontiguousarray(cut_to_scale(image[..., :3]))
+        write_png(folder / f"{name}.png", image)
+        print(f"{name}: {image.shape[1]}x{image.shape[0]}")
 
 
 if __name__ == "__main__":

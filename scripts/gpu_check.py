@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def steps(args: argparse.Namespace) -> list[Step]:
     def result(name: str) -> list[str]:
         return ["--out", str(args.out / f"{name}_{device}.json")]
 
-    tests = [*python, "pytest", "-q", "-m", "gpu", "tests/test_linear.py" if args.dry else "tests"]
+    tests = [*python, "pytest", "-q", "-m", "gpu", "tests/test_attention.py" if args.dry else "tests"]
     return [
         Step("tests", tests, 300),
         Step("parity", [*own, "--only", "parity"], 180),
@@ -69,7 +70,7 @@ def steps(args: argparse.Namespace) -> list[Step]:
                                *result("speed_step")], 300),
         Step("micro-batch", [*own, "--only", "micro_batch"], 240),
         Step("memory", [*python, "benchmarks.memory", "--device", device, "--rounds", "1",
-                        *(["--presets", "light"] if args.dry else []), *result("memory")], 180),
+                        *(["--presets", "light", "--sides", "16", "24"] if args.dry else []), *result("memory")], 180),
         Step("all GPUs", distributed_command(args, device), 240),
     ]  # fmt: skip
 
@@ -186,14 +187,20 @@ def run(step: Step, out: Path) -> Outcome:
             status = "passed" if process.wait(step.seconds) == 0 else "failed"
         except subprocess.TimeoutExpired:
             status = "out of time"
-            os.killpg(process.pid, signal.SIGTERM)
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+        finally:  # also where the check itself is stopped: its steps are in sessions of their own
+            end_group(process)
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     return Outcome(step.name, status, round(time.monotonic() - began, 1), log.name, lines[-1][:160] if lines else "")
+
+
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    """End what is left of a process and of those that it started."""
+    for wanted in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, wanted)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(30)
+            return
 
 
 def page(outcomes: list[Outcome]) -> str:
@@ -208,6 +215,7 @@ def page(outcomes: list[Outcome]) -> str:
 def check(args: argparse.Namespace) -> int:
     """Run what is not done yet; 0 if all has passed."""
     began, deadline = time.monotonic(), 60 * args.minutes
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the step under way is ended
     args.out.mkdir(parents=True, exist_ok=True)
     file = args.out / "outcomes.json"
     outcomes = [Outcome(**one) for one in json.loads(file.read_text())] if file.exists() else []
@@ -225,7 +233,8 @@ def check(args: argparse.Namespace) -> int:
         if left <= 0:
             note(Outcome(step.name, "out of time", 0.0, "", "not begun"))
         else:
-            note(run(Step(step.name, step.command, min(step.seconds, left)), args.out))
+            limit = left if args.dry else min(step.seconds, left)  # the limits are a GPU's
+            note(run(Step(step.name, step.command, limit), args.out))
     if "training" not in done:
         note(run(last_training(args, deadline - (time.monotonic() - began)), args.out))
     print(page(outcomes))

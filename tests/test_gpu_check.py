@@ -1,11 +1,27 @@
 """scripts/gpu_check.py does not fail on its first minute on a real GPU: dry, all of its commands run on the CPU."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from scripts import gpu_check
+
+SLEEPER = """
+import sys
+from scripts import gpu_check
+class Popen(gpu_check.subprocess.Popen):
+    def wait(self, timeout=None):
+        print(self.pid, flush=True)
+        return super().wait(timeout)
+gpu_check.subprocess.Popen = Popen
+gpu_check.steps = lambda args: [gpu_check.Step("sleep", ["sleep", "600"], 600)]
+sys.exit(gpu_check.main(sys.argv[1:]))
+"""
 
 
 @pytest.mark.slow
@@ -27,8 +43,6 @@ def test_every_step_runs_dry_and_is_not_repeated(
 
 
 def test_what_fails_and_what_takes_too_long_is_said(tmp_path: Path) -> None:
-    import sys
-
     failed = gpu_check.run(
         gpu_check.Step("a b", [sys.executable, "-c", "print('why'); raise SystemExit(3)"], 60), tmp_path
     )
@@ -37,6 +51,18 @@ def test_what_fails_and_what_takes_too_long_is_said(tmp_path: Path) -> None:
     assert slow.status == "out of time" and slow.seconds < 20
     text = gpu_check.page([failed, slow])
     assert "| a b | failed |" in text and "| slow | out of time |" in text
+
+
+@pytest.mark.slow
+def test_a_check_that_is_stopped_ends_its_step(root: Path, tmp_path: Path) -> None:
+    words = ["--dry", "--data", "x", "--out", str(tmp_path)]
+    check = subprocess.Popen([sys.executable, "-c", SLEEPER, *words], cwd=root, stdout=subprocess.PIPE, text=True)
+    assert check.stdout is not None
+    child = int(check.stdout.readline())
+    check.terminate()
+    assert check.wait(60) == 128 + signal.SIGTERM
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
 
 
 def test_without_a_gpu_it_says_so(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:

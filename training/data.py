@@ -278,11 +278,13 @@ def to_pair(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
     if not batch.has_lq.any():
         lq = bicubic_downscale(region)
     elif not batch.has_lq.all():
-        lq = torch.where(batch.has_lq.to(device)[:, None, None, None], lq, bicubic_downscale(region))
+        has_lq = batch.has_lq.to(device, non_blocking=True)
+        lq = torch.where(has_lq[:, None, None, None], lq, bicubic_downscale(region))
     gt = _to_network(region[:, KERNEL_MARGIN:-KERNEL_MARGIN, KERNEL_MARGIN:-KERNEL_MARGIN])
     if batch.restoration is not None and batch.teacher_weight is not None:
         restoration = _to_network(batch.restoration.to(device, non_blocking=True))
-        gt = gt.lerp(restoration, batch.teacher_weight.to(device)[:, None, None, None])  # exact at 0 and 1
+        weight = batch.teacher_weight.to(device, non_blocking=True)
+        gt = gt.lerp(restoration, weight[:, None, None, None])  # exact at 0 and 1
     return _to_network(lq), gt
 
 

@@ -63,7 +63,8 @@ def position_bias(table: Tensor, index: Tensor) -> Tensor:
     add in no fixed order.
     """
     if table.device.type != "cpu" or SWITCHES.exportable:
-        return table[index].permute(2, 0, 1)
+        # Contiguous: CUDA's efficient kernel refuses a mask whose keys are not one after the other in memory.
+        return table[index].permute(2, 0, 1).contiguous()
     return table.t().gather(1, index.view(1, -1).expand(table.shape[1], -1)).view(-1, *index.shape)
 
 
@@ -189,7 +190,7 @@ class WindowAttention(nn.Module):
         weights = self._padded_weights()
         if not self.shift:
             return self._attend(x, bias, weights)
-        if x.device.type == "cpu" and not SWITCHES.exportable:
+        if x.device.type == "cpu" and not SWITCHES.exportable and not torch.compiler.is_compiling():
             return self._attend_in_parts(x, bias, masks, weights)
         bias = self._bias_of_windows(bias, masks, x)
         return shifted(self._attend(shifted(x, -self.shift), bias, weights), self.shift)
@@ -236,7 +237,9 @@ class WindowAttention(nn.Module):
 
     def _attend(self, x: Tensor, bias: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
         """`b h w c` -> `b h w c`: every window attends to itself; bias `heads n n`, or of each window."""
-        if not SWITCHES.exportable and not x.numel():  # a grid of one row or column has no inner windows
+        if (
+            not SWITCHES.exportable and not torch.compiler.is_compiling() and not x.numel()
+        ):  # a grid of one row or column has no inner windows
             return x
         qkv_weight, qkv_bias, proj_weight = weights
 

@@ -15,6 +15,7 @@ Changed against the reference code:
 Shapes: b batch, h w height and width of the low-resolution image, c channels.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
 from typing import Any, Literal
@@ -251,19 +252,18 @@ class AttentionBlocks(nn.Module):
         first, depth = sum(config.depths[:number]), config.depths[number]
         rates = np.linspace(0, config.drop_path_rate, sum(config.depths))[first : first + depth].tolist()
         heads = config.num_heads[number]
-        self.blocks = nn.ModuleList(
-            HybridAttentionBlock(config, heads, config.window_size // 2 if i % 2 else 0, rate)
-            for i, rate in enumerate(rates)
-        )
+        shifts = [config.window_size // 2 if i % 2 else 0 for i in range(depth)]
+        blocks = [HybridAttentionBlock(config, heads, *one) for one in zip(shifts, rates, strict=True)]
+        self.blocks: Sequence[HybridAttentionBlock] = nn.ModuleList(blocks)  # type: ignore[assignment]
         self.overlap_attn = OverlappingAttentionBlock(config, heads)
         self.checkpointing = False
 
     def forward(self, x: Tensor, index_sa: Tensor, index_oca: Tensor, masks: Tensor) -> Tensor:
         for block in self.blocks:
-            x = self._run(block, x, index_sa, masks)
+            x = self._run(block, x, index_sa, masks, *block.drawn_factors(x))
         return self._run(self.overlap_attn, x, index_oca)
 
-    def _run(self, block: nn.Module, *inputs: Tensor) -> Tensor:
+    def _run(self, block: nn.Module, *inputs: Tensor | None) -> Tensor:
         if self.checkpointing and self.training:
             return checkpoint(block, *inputs, use_reentrant=False)
         return block(*inputs)
@@ -283,12 +283,33 @@ class HybridAttentionBlock(nn.Module):
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * config.mlp_ratio))
 
-    def forward(self, x: Tensor, index: Tensor, masks: Tensor) -> Tensor:
+    def drawn_factors(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Stochastic depth's factors for the attention and the MLP, `b 1 1 1`; None for one.
+
+        Drawn outside of `forward`, which is compiled once for all rates and not for each.
+        """
+        if not self.training or not self.drop_path.drop_prob:
+            return None, None
+        ones = x.new_ones(len(x), 1, 1, 1)
+        return self.drop_path(ones), self.drop_path(ones)
+
+    def forward(
+        self,
+        x: Tensor,
+        index: Tensor,
+        masks: Tensor,
+        attention_factor: Tensor | None = None,
+        mlp_factor: Tensor | None = None,
+    ) -> Tensor:
         y = self.norm1(x)
         convolved, gate = self.conv_block(y.permute(0, 3, 1, 2))
         x = torch.addcmul(x, convolved.permute(0, 2, 3, 1), gate.permute(0, 2, 3, 1), value=self.conv_scale)
-        x = x + self.drop_path(self.attn(y, index, masks))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        x = _add(x, self.attn(y, index, masks), attention_factor)
+        return _add(x, self.mlp(self.norm2(x)), mlp_factor)
+
+
+def _add(x: Tensor, branch: Tensor, factor: Tensor | None) -> Tensor:
+    return x + branch if factor is None else x + branch * factor.to(branch.dtype)
 
 
 class ChannelAttentionBlock(nn.Module):

@@ -167,7 +167,10 @@ def restore_blocks(
     if tile == 0 or (h <= tile and w <= tile):
         yield 0, 0, fn(lq).float().to(device)
         return
-    rows, columns = ([(at, v.to(device)) for at, v in tile_weights(n, tile, overlap, scale)] for n in (h, w))
+    rows, columns = (
+        [(at, weight.to(device, non_blocking=True)) for at, weight in tile_weights(n, tile, overlap, scale)]
+        for n in (h, w)
+    )
     above = torch.zeros(b, c, 0, w * scale, device=device)
     for (top, weight_y), height in _with_finished(rows, scale):
         below = _strip_like(above, len(weight_y) - height)

@@ -1,0 +1,81 @@
+"""--compile: the same results, few versions of the code for many sizes, and a refusal where there is no compiler."""
+
+import copy
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounter
+
+import train
+from models.team08_HATFreq import PRESETS, HATFreq, override
+from models.team08_HATFreq.compiling import CompilerError, check_compiler, compile_blocks
+
+CPU = torch.device("cpu")
+SIZES = [(20, 24), (24, 20), (32, 40), (12, 36)]
+
+
+def tiny(**changes: Any) -> HATFreq:
+    torch.manual_seed(0)
+    shape = {"embed_dim": 8, "squeeze_factor": 4, "depths": (2,), "num_heads": (1,), "window_size": 4, **changes}
+    model = HATFreq(override(PRESETS["light"], shape))
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.05)
+    return model
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_the_compiled_network_gives_the_same_results_and_gradients() -> None:
+    plain, lq = tiny(), torch.rand(2, 3, 12, 16)
+    model = copy.deepcopy(plain)
+    compile_blocks(model, CPU, sizes_vary=False)
+    assert model.state_dict().keys() == plain.state_dict().keys()
+    found, expected = model(lq), plain(lq)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    for one in (found, expected):
+        one.square().sum().backward()
+    worst = 0.0
+    for name, weight in plain.named_parameters():
+        found, expected = model.get_parameter(name).grad, weight.grad
+        assert found is not None and expected is not None
+        worst = max(worst, float((found - expected).norm() / expected.norm()))
+    print("WORST", worst)
+    assert worst < 1e-4  # of each weight's gradient
+
+
+@pytest.mark.slow
+def test_a_folder_of_sizes_is_compiled_for_once() -> None:
+    counter, model = CompileCounter(), tiny().eval()
+    plain = copy.deepcopy(model)
+    compile_blocks(model, CPU, sizes_vary=True, backend=counter)
+    counts = []
+    with torch.inference_mode():
+        for size in SIZES:
+            lq = torch.rand(1, 3, *size)
+            torch.testing.assert_close(model(lq), plain(lq), rtol=0, atol=1e-5)
+            counts.append(counter.frame_count)
+    assert counts == [3] * len(SIZES)  # with and without a shift, and the overlapping attention
+
+
+@pytest.mark.slow
+def test_stochastic_depth_needs_no_version_for_each_of_its_rates() -> None:
+    counter, model = CompileCounter(), tiny(depths=(6, 6), num_heads=(1, 1), drop_path_rate=0.3).train()
+    compile_blocks(model, CPU, sizes_vary=False, backend=counter)
+    model(torch.rand(2, 3, 8, 8)).mean().backward()
+    assert counter.frame_count <= 5  # the first block has a rate of zero
+
+
+def test_without_a_compiler_it_is_refused(monkeypatch: pytest.MonkeyPatch, command: Callable[..., list[str]]) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(CompilerError, match="no-such-compiler"):
+        check_compiler(CPU)
+    with pytest.raises(SystemExit, match="C\\+\\+ compiler"):
+        train.main(command("run", "--steps", "2", "--compile"))
+    monkeypatch.undo()
+    if shutil.which("g++"):
+        monkeypatch.setattr("models.team08_HATFreq.compiling.find_spec", lambda _: None)
+        with pytest.raises(CompilerError, match="Triton"):
+            check_compiler(torch.device("cuda"))
