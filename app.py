@@ -1,6 +1,6 @@
 """A page on which to drop a picture and see it enlarged x4.
 
-    pip install .[demo]
+    pip install -e .[demo]           # scripts/demo.sh has done so
     python app.py                    # http://127.0.0.1:7860
 
 Pictures stay on this machine: uploads and results lie in a temporary folder that is removed at the end, no statistics
@@ -24,6 +24,8 @@ import numpy as np
 # Everything that this process writes, Gradio's files and PyTorch's caches included, lies here and goes with it.
 FOLDER = Path(tempfile.mkdtemp(prefix="hatfreq-"))
 atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
+if __name__ == "__main__":  # before the slow imports: an exit that removes the folder
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 tempfile.tempdir = os.environ["TMPDIR"] = os.environ["GRADIO_TEMP_DIR"] = str(FOLDER)
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # see test.py
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported
@@ -165,7 +167,6 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     """Serve the page until it is stopped."""
     args = parse_arguments(argv)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # an exit that removes the folder
     restorer = load_restorer(args.weights or default_weights(), choose_device(args.device), ensemble=1)
     make_page(restorer, FOLDER, args.max_pixels).launch(
         server_name=args.host,

@@ -76,6 +76,8 @@ def choose_devices(gpu_ids: str) -> list[torch.device]:
     except ValueError as error:
         raise EvaluationError(f"--gpu_ids takes numbers such as 0,1; got {gpu_ids!r}") from error
     if not torch.cuda.is_available():
+        if len(numbers) > 1:
+            print(f"--gpu_ids {gpu_ids}: there is no CUDA device, scoring on the CPU", file=sys.stderr)
         return [torch.device("cpu")]
     if numbers[0] < 0 or numbers[-1] >= torch.cuda.device_count():
         raise EvaluationError(f"--gpu_ids {gpu_ids}: PyTorch sees {torch.cuda.device_count()} CUDA devices, from 0 on")
@@ -167,7 +169,8 @@ def report(args: argparse.Namespace, pairs: list[Pair], scored: Scored, absent: 
     print(f"Average of {len(pairs)} images:")
     for key, value in averages(rows).items():
         print(f"  {key:<9}{value:.4f}")
-    print(f"Total Score: {score_line(averages(rows), absent) if not scored.failed else 'not available'}")
+    if any(name in PERCEPTUAL for name in args.metrics):  # else nobody asked for it
+        print(f"Total Score: {score_line(averages(rows), absent) if not scored.failed else 'not available'}")
     if args.target_folder is not None and not args.no_pictures:
         written += write_pictures(args.metrics_save_path / stem, pairs, rows)
     print("\n".join(f"-> {path}" for path in written))

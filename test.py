@@ -85,7 +85,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--save_dir", metavar="DIR", default="NTIRE2025-ImageSRx4/results", help="default: %(default)s")
     add("--model_id", type=int, default=8, help="0 bicubic, 8 HATFreq (default)")
     add("--device", default="auto", help="auto (CUDA if there is one), cpu, cuda or cuda:N")
-    add("--precision", choices=("fp32", "bf16"), default="fp32", help="default: %(default)s")
+    add("--precision", type=precision, default="fp32", metavar="fp32|bf16", help="default: %(default)s")
     add(
         "--tile",
         type=tile_size,
@@ -102,11 +102,19 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="which weights of model_zoo/team08_HATFreq: light (default, the ones that ship), small, base or large",
     )
     add("--weights", metavar="FILE", help="a weights file instead, ours or an official HAT's; its shape is read off it")
-    add("--overwrite", action="store_true", help="restore anew what has been restored already")
+    add("--overwrite", action="store_true", help="restore again what is finished")
     args = parser.parse_args(argv)
     if not (args.valid_dir or args.test_dir):
         parser.error("name a folder of low-resolution images with --test_dir or --valid_dir")
     return args
+
+
+def precision(text: str) -> str:
+    """Itself, if the network can compute in it."""
+    if text not in ("fp32", "bf16"):
+        why = ": HAT's activations overflow in fp16" if text == "fp16" else ""
+        raise argparse.ArgumentTypeError(f"'fp32' or 'bf16', got {text!r}{why}")
+    return text
 
 
 def tile_size(text: str) -> int | None:

@@ -128,7 +128,7 @@ def draw_bands(result: Result) -> Figure:
     axes.axvline(0.125, color=GREY, linewidth=1, linestyle=":")
     axes.text(0.13, 0.98, "finest detail of the LR image", transform=axes.get_xaxis_transform(), va="top", color=GREY)
     axes.set_xlabel("radial frequency, cycles per HR pixel")
-    axes.set_ylabel("error less than without the module, dB")
+    axes.set_ylabel("gain over the network without the module, dB")
     axes.legend(frameon=False)
     return figure
 
@@ -140,13 +140,13 @@ def plots(result: Result) -> dict[str, Figure | None]:
         return {"": draw_quality(result)}
     if kind == "ablation":
         found = {
-            f"{a} less {b}": paired(*(ablation_psnr(result, one, "mean") for one in (a, b))) for a, b in COMPARISONS
+            f"{a} minus {b}": paired(*(ablation_psnr(result, one, "mean") for one in (a, b))) for a, b in COMPARISONS
         }
         return {"": draw_differences(found, "PSNR-Y, mean of the sets, dB"), "_bands": draw_bands(result)}
     if kind == "selection":
         base = selection_psnr(result, "random")
         found = {shown: paired(selection_psnr(result, c), base) for c, shown in CHOICES.items() if c != "random"}
-        return {"": draw_differences(found, "PSNR-Y less that of random images, dB")}
+        return {"": draw_differences(found, "PSNR-Y minus that of random images, dB")}
     return {}
 
 

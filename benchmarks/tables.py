@@ -60,7 +60,7 @@ class Difference:
 
 
 def paired(ours: Sequence[float], others: Sequence[float]) -> Difference:
-    """`ours` less `others`, value by value; both in the order of the seeds.
+    """`ours` minus `others`, value by value; both in the order of the seeds.
 
     Raises:
         ValueError: not as many of one as of the other, or fewer than two pairs, which have no spread.
@@ -125,7 +125,7 @@ def ablation(result: Result) -> list[Table]:
     differences = []
     for ours, other in COMPARISONS:
         found = [paired(*(ablation_psnr(result, one, name) for one in (ours, other))) for name in names]
-        differences.append([f"{ours} less {other}", *map(str, found), found[-1].verdict])
+        differences.append([f"{ours} minus {other}", *map(str, found), found[-1].verdict])
     return [
         Table(["module", "parameters", *names], scores, "PSNR-Y in dB, mean and standard deviation over the seeds"),
         Table(["paired differences", *names, "on the mean"], differences, "Differences in dB, with 95 % intervals"),
@@ -143,7 +143,7 @@ def ablation_psnr(result: Result, variant: str, name: str) -> list[float]:
 
 
 def band_gains(result: Result, variant: str) -> NDArray[np.float64]:
-    """How much less error than `none` a variant leaves in each band, in dB: `seeds BANDS`; above 0 is better."""
+    """The gain over `none` of a variant in each band, in dB: `seeds BANDS`; above 0 is better."""
     power: dict[str, NDArray[np.float64]] = {}
     for one in ("none", variant):
         by_seed: dict[int, Any] = {}
@@ -163,13 +163,13 @@ def band_table(result: Result) -> Table:
         rows.append([variant, *(f"{one.mean:+.3f}{'*' * (one.low * one.high > 0)}" for one in found)])
     head = ["cycles/pixel", *(f"{low:.2f}-{high:.2f}" for low, high in pairwise(edges))]
     return Table(
-        head, rows, "Error less than without the module, in dB, by frequency (*: its 95 % interval excludes 0)"
+        head, rows, "Gain over the network without the module, in dB, by frequency (*: its 95 % interval excludes 0)"
     )
 
 
 def selection(result: Result) -> list[Table]:
     """What fine-tuning on chosen images gives, and how many images each step of the selection let pass."""
-    head = ["trained on", "PSNR-Y, dB", "standard deviation", "less the start", "less random", "", "from"]
+    head = ["trained on", "PSNR-Y, dB", "standard deviation", "minus the start", "minus random", "", "from"]
     rows = []
     for choice, shown in CHOICES.items():
         values = selection_psnr(result, choice)
@@ -257,6 +257,16 @@ def folder(result: Result) -> list[Table]:
     return [Table(["what", "seconds", "over the bare passes"], cells)]
 
 
+def times(result: Result) -> list[Table]:
+    """Seconds for one picture by its size and the number of threads."""
+    cells = [
+        [f"{r['side']}x{r['side']}", f"{r['side'] * 4}x{r['side'] * 4}", str(r["threads"]), f"{r['seconds']:.1f}",
+         f"{r['cpu_seconds']:.1f}"]
+        for r in result["rows"]
+    ]  # fmt: skip
+    return [Table(["picture", "result", "threads", "seconds by the clock", "seconds of the CPU"], cells)]
+
+
 def integrations(result: Result) -> list[Table]:
     """The ways beside PyTorch, which is the first of each set; and their memory."""
     quality, memory, base = [], [], 1.0
@@ -316,5 +326,6 @@ def unique(values: Any) -> list[Any]:
 TABLES: dict[str, Callable[[Result], list[Table]]] = {
     one.__name__: one
     for one in (quality, ablation, selection, speed_forward, speed_step, speed_count, memory, memory_image, folder,
-                integrations, curation_copies, curation_cost, curation_select)
+                integrations, curation_copies, curation_cost, curation_select,
+                times)
 }  # fmt: skip

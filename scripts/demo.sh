@@ -4,7 +4,7 @@
 #     bash scripts/demo.sh
 #
 # Needs Python >= 3.10, git and a network for the packages; no GPU (one is used if it is there). Everything it makes
-# stands in .venv/ and demo/.
+# is in .venv/ and demo/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh

@@ -1,4 +1,6 @@
-"""The README's first picture: details of the demo's photographs by bicubic, by HATFreq and as they were.
+"""The README's first picture: two details of the demo's photographs by bicubic, by HATFreq and as they were.
+
+They were picked among those with the largest gain, to be seen at a glance; the demo prints the means.
 
 bash scripts/demo.sh && python -m scripts.draw_gain docs/images/gain.jpg
 """
@@ -16,20 +18,24 @@ from utils.metrics import psnr_y
 
 DEMO = Path(__file__).resolve().parents[1] / "demo"
 SIDE = 128  # of a detail, in pixels of the result
-DETAILS = {"coffee": (255, 139), "rocket": (276, 53)}  # photograph -> top and left
-COLUMNS = {"bicubic": "results/00_Bicubic/test", "HATFreq": "results/08_HATFreq/test", "original": "HR"}
+DETAILS = {"coffee": (112, 336), "astronaut": (336, 240)}  # photograph -> top and left
+COLUMNS = {
+    "bicubic": "results/00_Bicubic/test/{}x4.png",
+    "HATFreq": "results/08_HATFreq/test/{}x4.png",
+    "original": "HR/{}.png",
+}
 
 
 def draw(out: Path) -> None:
     """Draw the picture.
 
     Raises:
-        FileNotFoundError: the demo has not been run.
+        ImageError: the demo has not been run.
     """
     figure = Figure(figsize=(9, 6.3), dpi=110, layout="constrained")
     for axes_row, (name, (top, left)) in zip(figure.subplots(2, 3), DETAILS.items(), strict=True):
         window = np.s_[top : top + SIDE, left : left + SIDE]
-        images = {title: read_rgb(DEMO / folder / f"{name}.png") for title, folder in COLUMNS.items()}
+        images = {title: read_rgb(DEMO / file.format(name)) for title, file in COLUMNS.items()}
         for axes, (title, image) in zip(axes_row, images.items(), strict=True):
             gain = "" if title == "original" else f", {psnr_y(image[window], images['original'][window]):.1f} dB here"
             axes.imshow(image[window], interpolation="nearest")

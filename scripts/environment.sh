@@ -1,9 +1,10 @@
 # Sourced by the other scripts: a virtual environment in .venv with this project and the packages of some of its extras.
 #
 #     source scripts/environment.sh
-#     ensure_environment demo                 # sets $PYTHON; the extras stand in pyproject.toml
+#     ensure_environment demo                 # sets $PYTHON; the extras are listed in pyproject.toml
 #
-# HATFREQ_PYTHON names the interpreter to start from (default: the newest of python3.13 ... python3.10, python3).
+# PYTHON names an interpreter to use as it is: nothing is installed then. HATFREQ_PYTHON names the interpreter that .venv is
+# made with (default: the newest of python3.13 ... python3.10, python3).
 
 # Threads that wait for each other spin briefly only: on a machine with other work they would keep each other from running.
 export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-1000}
@@ -24,6 +25,7 @@ find_python() {
 
 ensure_environment() {
     local extras=$1 stamp base
+    if [ -n "${PYTHON:-}" ]; then return; fi
     PYTHON="$PWD/.venv/bin/python"
     stamp=".venv/.installed-$(cat pyproject.toml requirements.txt | cksum | cut -d' ' -f1)"
     if [ -e "$stamp-dev" ] || [ -e "$stamp-$extras" ]; then return; fi

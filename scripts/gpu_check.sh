@@ -12,5 +12,5 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh
-if [ -z "${PYTHON:-}" ]; then ensure_environment dev; fi
+ensure_environment dev
 exec "$PYTHON" -m scripts.gpu_check "$@"

@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 source scripts/environment.sh
 export TZ=UTC # git archive writes local times into a zip
 case "$*" in "" | --draft) ;; *) sed -n '2,7s/^# \{0,1\}//p' "$0"; case "$*" in -h | --help) exit ;; *) exit 2 ;; esac ;; esac
-if [ -z "${PYTHON:-}" ]; then ensure_environment train; fi
+ensure_environment train
 clean() { [ -z "$(git status --porcelain)" ] || fail "$1: $(git status --porcelain | head -n 3 | tr '\n' ' ')"; }
 
 clean "commit or remove these changes first"

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import EvalResult, ModelCardData
 from safetensors import safe_open
 
 from benchmarks.common import cpu_name, file_sha256, find_sets, open_network, restorer
@@ -185,7 +186,11 @@ def card(facts: Facts) -> str:
         for key, values in facts["scores"].items()
     )
     sections = "\n\n".join(run_section(number, run) for number, run in enumerate(runs, start=1))
-    return f"""# {name}.safetensors
+    return f"""---
+{hub_metadata(facts)}
+---
+
+# {name}.safetensors
 
 Rendered from [{name}.json]({name}.json) by `scripts/release_weights.py`. Do not edit it.
 
@@ -218,6 +223,31 @@ Released are the averaged weights of the last step; the validation images drew t
 
 {sections}
 """
+
+
+def hub_metadata(facts: Facts) -> str:
+    """What Hugging Face's hub reads at the head of a card, in YAML: licence, task, scores."""
+    results = [
+        EvalResult(
+            task_type="image-to-image",
+            task_name=f"Super-resolution x{facts['scale']}, bicubic",
+            dataset_type=name.lower(),
+            dataset_name=name,
+            metric_type=metric,
+            metric_name=f"{metric.upper()}-Y, {shown}",
+            metric_value=round(values[passes][metric], digits),
+        )
+        for name, values in facts["scores"].items()
+        for passes, shown in (("single", "single pass"), ("x8", "x8 self-ensemble"))
+        for metric, digits in (("psnr", 3), ("ssim", 4))
+    ]
+    return ModelCardData(
+        model_name=facts["name"],
+        license="mit",
+        pipeline_tag="image-to-image",
+        tags=["super-resolution", "image-restoration", "pytorch"],
+        eval_results=results,
+    ).to_yaml()
 
 
 def run_section(number: int, run: Facts) -> str:
@@ -264,7 +294,9 @@ def release(runs: Sequence[Path], target: Path, data: str, sets: dict[str, list[
         metadata = dict(file.metadata() or {})
     told[-1]["scores"] = {name: round(one["psnr"], 3) for name, one in scores["single"].items()}
     told[-1]["sha256"] = save_weights(read_state_dict(source), target, metadata)
-    model = open_network(source)  # the old checksum still stands beside the target
+    # Before the weights are opened, which compares them with it.
+    write_bytes(target.with_name(target.name + ".sha256"), f"{told[-1]['sha256']}  {target.name}\n".encode())
+    model = open_network(target)
     facts = {
         "name": target.stem,
         "preset": json.loads((runs[-1] / "config.json").read_text())["training"]["preset"],
@@ -277,7 +309,6 @@ def release(runs: Sequence[Path], target: Path, data: str, sets: dict[str, list[
         "data": data.strip(),
         "runs": told,
     }
-    write_bytes(target.with_name(target.name + ".sha256"), f"{facts['sha256']}  {target.name}\n".encode())
     write_bytes(target.with_suffix(".json"), (json.dumps(facts, indent=1, ensure_ascii=False) + "\n").encode())
     write_bytes(target.with_suffix(".md"), card(facts).encode())
 

@@ -1,14 +1,22 @@
 #!/usr/bin/env bash
 # Lint, format, types and tests, in a virtual environment that it makes itself.
 #
-#     bash scripts/run_tests.sh                  # everything (about ten minutes on two cores)
-#     bash scripts/run_tests.sh -m "not slow"    # further words go to pytest
+#     bash scripts/run_tests.sh                  # the quick tests: some three minutes on two quiet cores
+#     bash scripts/run_tests.sh --all            # the slow ones too: kills, several processes, browser, ONNX
+#     bash scripts/run_tests.sh -k tiles -x      # further words go to pytest
 #
-# Tests that need evaluation data (Set5, Set14, BSD100; see docs/data.md) or a GPU skip without, saying so.
+# Tests that need evaluation data (Set5, Set14, BSD100; see docs/data.md), a GPU, a browser or TeX are skipped without, and
+# the summary says so.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh
 ensure_environment dev
+
+words=()
+if [ "${1:-}" = --all ]; then
+    shift
+    words=(-m "not artefacts")
+fi
 
 say "Lint"
 "$PYTHON" -m ruff check .
@@ -17,4 +25,4 @@ say "Format"
 say "Types"
 "$PYTHON" -m mypy
 say "Tests"
-"$PYTHON" -m pytest -ra "$@"
+"$PYTHON" -m pytest -ra "${words[@]}" "$@"

@@ -9,7 +9,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/environment.sh
-[ -n "${PYTHON:-}" ] || ensure_environment train
+ensure_environment train
 DATA=${DATA:-datasets}
 RUNS=${RUNS:-runs}
 

@@ -161,7 +161,7 @@ def test_halved_errors_are_three_decibels() -> None:
     assert gains.shape == (2, BANDS) and gains[0, 2] == pytest.approx(10 * np.log10(2)) and not gains[:, 3:].any()
     scores, differences, bands = tables.ablation(result)
     assert scores.rows[0][2] == "20.500 ± 0.707"
-    assert differences.rows[2][0] == "window less none" and differences.rows[2][1].startswith("+0.1100 [-0.0171")
+    assert differences.rows[2][0] == "window minus none" and differences.rows[2][1].startswith("+0.1100 [-0.0171")
     assert differences.rows[2][-1] == "no difference shown"  # two seeds so far apart prove nothing
     assert bands.rows[2][3] == "+3.010*" and bands.rows[0][3] == "+0.000"
 

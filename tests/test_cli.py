@@ -88,6 +88,7 @@ def test_errors_name_the_remedy(here: Path, capsys: pytest.CaptureFixture, words
     assert text in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_terminal_that_knows_no_unicode_loses_no_list(here: Path, root: Path) -> None:
     write_png("日本.png", RGB)
     words = ["日本.png", "gone.png", "-o", "out_日本", "--weights", "w.safetensors", "--device", "cpu"]

@@ -52,7 +52,7 @@ def test_restorations_are_the_teachers_of_the_low_resolution(
     (tmp_path / "out" / "b.png").unlink()
     capsys.readouterr()
     assert make_teacher.main(words(file, photos_of_odd_sizes, tmp_path / "out")) == 0
-    assert "1 images restored" in capsys.readouterr().out
+    assert "1 image restored" in capsys.readouterr().out
 
 
 def test_teachers_are_not_mixed_and_must_be_x4(

@@ -41,6 +41,7 @@ def test_the_wheel_holds_the_folder_and_the_weights_and_no_general_name(wheel: P
     assert core == {"torch", "numpy", "opencv-python-headless", "timm", "safetensors", "tqdm", "pillow"}
 
 
+@pytest.mark.slow
 def test_the_installed_command_writes_what_test_py_writes(wheel: Path, root: Path, tmp_path: Path) -> None:
     site, lq = tmp_path / "site", tmp_path / "LR"
     install = ["pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(site), str(wheel)]

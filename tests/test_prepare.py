@@ -97,6 +97,7 @@ def wait_until_all_left(session: int) -> None:
     pytest.fail("workers stayed after their parent was killed")
 
 
+@pytest.mark.slow
 def test_finished_photographs_are_passed_over_and_changed_ones_cut_again(root: Path, tmp_path: Path) -> None:
     (tmp_path / "HR").mkdir()
     for number in range(2):

@@ -67,6 +67,7 @@ def test_figures_are_the_metrics_of_the_restored_images(bench: Path, tmp_path: P
     assert (tmp_path / "out" / "q.png").stat().st_size > 5_000
 
 
+@pytest.mark.slow
 def test_a_rerun_computes_what_has_changed(bench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = run(bench, tmp_path, weights(tmp_path / "one.safetensors", 0))
     assert capsys.readouterr().err.count("scoring") == 2
@@ -79,6 +80,7 @@ def test_a_rerun_computes_what_has_changed(bench: Path, tmp_path: Path, capsys: 
     assert third[OURS]["psnr"] == second[OURS]["psnr"] and third[OURS]["seconds"] != second[OURS]["seconds"]
 
 
+@pytest.mark.slow
 def test_what_was_not_run_now_keeps_its_scores_but_not_its_seconds(bench: Path, tmp_path: Path) -> None:
     file = weights(tmp_path / "w.safetensors", 0)
     first = run(bench, tmp_path, file)

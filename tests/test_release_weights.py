@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 import train
 from models.team08_HATFreq.image_io import read_rgb, write_png
@@ -128,6 +129,16 @@ def test_a_command_names_no_folder_of_the_machine() -> None:
     found = training_command({**training, "seed": 0, "out": "/m/runs/x"})
     assert "--data hr=$DATA/train/a,lr=$DATA/lr/a,weight=2 $DATA/train/b --valid_hr $DATA/bench/HR" in found
     assert "--init first/last.safetensors --no-tensorboard --lr 0.5 --out runs/light" in found
+
+
+def test_the_card_begins_with_what_the_hub_reads() -> None:
+    facts = json.loads((ZOO / f"{NAME}.json").read_text())
+    head = yaml.safe_load(card(facts).split("---\n")[1])
+    assert head["license"] == "mit" and head["pipeline_tag"] == "image-to-image"
+    results = head["model-index"][0]["results"]
+    assert [one["dataset"]["name"] for one in results] == list(facts["scores"])
+    value = results[0]["metrics"][0]
+    assert value["type"] == "psnr" and value["value"] == round(facts["scores"]["Set5"]["single"]["psnr"], 3)
 
 
 @pytest.mark.artefacts

@@ -232,7 +232,7 @@ def test_a_small_budget_that_the_system_enforces_suffices(
     """Told that 150 MB are free and given no byte more, it ends with the result."""
     done = run(400, 600, "--precision", precision, limit=150 * 10**6)
     assert done.returncode == 0, done.stderr
-    assert "1 images restored" in done.stdout
+    assert "1 image restored" in done.stdout
 
 
 @pytest.mark.gpu

@@ -105,7 +105,7 @@ def test_bad_files_are_named_and_the_others_restored(tmp_path: Path, lq: Path, w
     assert sorted(kept) == ["0900x4.png", "0902x4.png"]
     (lq / "0901x4.png").write_bytes(whole)
     second = run_script(*words)
-    assert second.returncode == 0 and "1 images restored" in second.stdout and "2 finished before" in second.stdout
+    assert second.returncode == 0 and "1 image restored" in second.stdout and "2 finished before" in second.stdout
     assert {name: (folder / name).stat().st_mtime_ns for name in kept} == kept
 
 
@@ -166,7 +166,7 @@ def test_results_of_other_settings_are_not_mixed(tmp_path: Path, lq: Path, weigh
         (["--test_dir", ".", "--tile", "many"], "'auto' or a number of pixels"),
         (["--test_dir", ".", "--device", "tpu"], "device must be auto, cpu, cuda"),
         (["--test_dir", ".", "--device", "cuda:99"], "device cuda:99: PyTorch finds"),
-        (["--test_dir", ".", "--precision", "fp16"], "invalid choice: 'fp16'"),
+        (["--test_dir", ".", "--precision", "fp16"], "activations overflow in fp16"),
         (["--test_dir", ".", "--weights", "none.pth"], "none.pth does not exist; there are no weights in"),
         (["--test_dir", ".", "--preset", "large"], "hatfreq_large_x4.safetensors does not exist; there are"),
     ],

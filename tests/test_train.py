@@ -134,6 +134,7 @@ def test_a_nan_names_step_rate_and_files_and_saves_nothing(command, photos, tmp_
     assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_training_beats_the_enlargement_it_starts_from(command, photos, tmp_path):
     """60 steps of a 0.02 M network gain about 1 dB over the nearest-neighbour enlargement of its first step."""
     assert train.main(command("run", "--steps", "60", "--valid_every", "20", "--lr", "3e-3")) == 0

@@ -88,6 +88,7 @@ def assert_same_run(one: Path, other: Path) -> None:
         torch.testing.assert_close(tensor, others[key], rtol=1e-3, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_two_processes_with_accumulation_train_as_one_and_one_resumes_what_two_began(server, folders: Path) -> None:
     assert train.main(words(folders, "one")) == 0
     two = server.start(words(folders, "two", "--micro_batch", "1"), ranks=2)

@@ -85,6 +85,7 @@ def whole() -> dict:
     return {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "moment", [*(f"{when} {n}" for when in ("rename", "renamed") for n in (1, 2, 3)), "writing", "written", "disk"]
 )
@@ -155,6 +156,7 @@ def test_an_image_that_goes_bad_stops_the_run_and_restored_it_resumes(command, g
     assert_equal_runs(tmp_path / "whole", tmp_path / "run")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", ["auto", "none"])
 def test_an_image_that_goes_bad_and_then_vanishes_is_passed_over_when_asked_to(
     command, going_bad, tmp_path, capsys, cache

@@ -60,6 +60,7 @@ def test_official_low_resolution_images_are_what_is_trained_on(command, photos, 
     assert other > 10 * made
 
 
+@pytest.mark.slow
 def test_several_sets_samples_curves_and_tensorboard(command, photos, tmp_path, curves):
     (tmp_path / "second" / "HR").mkdir(parents=True)
     write_png(tmp_path / "second" / "HR" / "a.png", read_rgb(photos / "valid" / "cat.png")[:96, :80])
@@ -134,6 +135,7 @@ def test_images_left_out_are_listed_in_the_run_folder(command, photos, tmp_path)
     assert lines == ["name,reason", f'{folder / "small.png"},"too small: 88x20 pixels, a patch of 16 needs 64"']
 
 
+@pytest.mark.slow
 def test_weights_of_sources_reach_the_batches(command, photos, tmp_path, monkeypatch):
     black = tmp_path / "black"
     black.mkdir()

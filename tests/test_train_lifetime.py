@@ -102,6 +102,7 @@ def test_a_killed_rank_ends_the_others(server, command):
     assert len(family) == 4 and "another process of this run is gone" in run.said, run.said
 
 
+@pytest.mark.slow
 def test_ranks_leave_when_what_started_them_is_killed(server, command):
     run = server.start(command("run", *LONG), ranks=2)
     run.wait_for("step 3/")
@@ -110,6 +111,7 @@ def test_ranks_leave_when_what_started_them_is_killed(server, command):
     wait_until(lambda: not alive(family), SECONDS - (time.monotonic() - began), run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_with_a_checkpoint_that_resumes_exactly(server, command, tmp_path, number, status):
     # A constant rate: it does not depend on --steps, so that both runs may end soon after the stop.
@@ -128,6 +130,7 @@ def test_a_signal_ends_with_a_checkpoint_that_resumes_exactly(server, command, t
     assert_equal_runs(tmp_path / "stopped", tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_signal_in_the_middle_of_a_validation_is_obeyed_and_the_validation_made_up_for(server, command, tmp_path):
     valid = command("x")[5]
     words = ["--steps", "8", "--valid_every", "4", "--valid_hr", valid, f"{valid}/**", "--workers", "1"]

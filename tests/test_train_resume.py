@@ -128,6 +128,7 @@ def test_a_checkpoint_is_written_by_time_too(command, tmp_path, monkeypatch):
     assert saved == [1, 2, 3, 4, 4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["stage1", "stage.1"])
 def test_a_run_folder_is_a_start_once_it_has_finished(command, tmp_path, name, capsys):
     init = ["--init", str(tmp_path / name)]

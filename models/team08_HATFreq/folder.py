@@ -415,7 +415,7 @@ def _summary(record: Record, device: torch.device | None, outcomes: list[Outcome
     rate = f", {seconds / restored:.2f} s an image" if restored else ""
     old = f", {kept} finished before" if kept else ""
     size = "not available" if peak is None else f"{peak / 2**30:.2f} GiB"
-    return f"{restored} images restored{rate}{old}, peak {kind} {size}"
+    return f"{restored} {'image' if restored == 1 else 'images'} restored{rate}{old}, peak {kind} {size}"
 
 
 def _say_not_kept(record: Record, files: dict[str, Path]) -> None:
