@@ -33,7 +33,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from evaluation.score import restore_uint8
-from image_data.mixture import open_source
+from image_data.mixture import open_sources
 from image_data.sources import DataError
 from image_data.workers import usable_cores
 from models.team08_HATFreq import HATFreq
@@ -48,7 +48,7 @@ from training.distributed import World, joined
 from training.lifetime import FolderError, PeerError, StopSignals, exit_with, owned
 from training.losses import parse_loss, total_loss
 from training.photographs import Photographs
-from training.run_log import REMEDY, Log, Losses, NonFiniteError, Progress, draw_samples, say, write_left_out
+from training.run_log import REMEDY, Log, Losses, NonFiniteError, Progress, draw_samples, say, write_list
 from training.run_record import check_resume, finished_weights, init_file, write_run_record
 from training.schedule import Pace, Schedule, parse_finish_in, planned, resumed
 from training.step_memory import OutOfMemoryError, check_step_fits, explained
@@ -252,12 +252,15 @@ def prepare_data(run: Run, sets: list[ValidationSet]) -> tuple[Patches, Audit]:
         run.best_psnr = -math.inf
         say("other validation sets than before: the best PSNR so far counts no more")
     found = world.from_main(lambda: audited(run, excluded))
-    patches = Patches(found.photographs, config.patch, config.seed, config.bad_images == "skip")
+    skip = config.bad_images == "skip"
+    patches = Patches(found.photographs, config.patch, config.seed, skip, config.teacher_decay)
     sampling = patches.sampling_hash()
     if run.sampling not in ("", sampling):
         raise DataError(f"the sources or their weights have changed since {run.folder} began: restore them in --data")
     run.data, run.sampling, run.validation = found.fingerprint, sampling, validation
     say(found.summary())
+    if duplicates := found.duplicates_summary():
+        say(duplicates)
     if sets:
         say(
             "no training image equals a validation image, turned or mirrored ones included; copies that were cropped, "
@@ -274,7 +277,9 @@ def audited(run: Run, excluded: dict[bytes, str]) -> Audit:
     config, record, skip = run.config, run.folder / "images.npz", run.config.bad_images == "skip"
     caches = {"auto": default_cache(), "none": None}
     cache = caches[config.audit_cache] if config.audit_cache in caches else Path(config.audit_cache)
-    found = audit([open_source(word) for word in config.data], config.patch, excluded, skip, cache)
+    found = audit(open_sources(config.data), config.patch, excluded, skip, cache)
+    if config.teacher_decay and not found.teacher:
+        raise ConfigError("teacher_decay is set and no source has a teacher: add teacher=FOLDER to --data")
     if run.data and run.data != found.fingerprint:
         photographs = resume(found, Photographs.load(record), run.folder, skip)
         found = replace(found, photographs=photographs, fingerprint=run.data)
@@ -338,9 +343,10 @@ def train(config: TrainConfig, world: World, started: float) -> int:
 
 
 def open_folder(run: Run, found: Audit) -> None:
-    """Fill the run folder with its record and the list of images left out."""
-    write_run_record(run.config, run.model.config, {"step": run.step, "changes": run.changes})
-    write_left_out(run.folder / "left_out.csv", found.left_out)
+    """Fill the run folder with its record and the lists of images left out and of duplicates."""
+    write_run_record(run.config, run.model.config, {"step": run.step, "changes": run.changes}, found.teacher)
+    write_list(run.folder / "left_out.csv", ("name", "reason"), [(one.name, one.reason) for one in found.left_out])
+    write_list(run.folder / "duplicates.csv", ("name", "equals"), found.duplicates)
 
 
 def loop(run: Run, patches: Patches, sets: list[ValidationSet], keys: StepBatches, started: float) -> int:

@@ -128,7 +128,7 @@ def draw_bands(result: Result) -> Figure:
     axes.axvline(0.125, color=GREY, linewidth=1, linestyle=":")
     axes.text(0.13, 0.98, "finest detail of the LR image", transform=axes.get_xaxis_transform(), va="top", color=GREY)
     axes.set_xlabel("radial frequency, cycles per HR pixel")
-    axes.set_ylabel("gain over the network without the module, dB")
+    axes.set_ylabel("gain over none (no module), dB")
     axes.legend(frameon=False)
     return figure
 

@@ -17,6 +17,18 @@ CONFIDENCE = 0.95
 BANDS = 10  # rings of the error's spectrum, evenly from 0 to 0.5 cycles/pixel
 VARIANTS = ("none", "identity", "global", "window", "both")
 COMPARISONS = [(variant, "none") for variant in VARIANTS[1:]] + [("both", "identity")]
+BASE = "base"
+ARMS = {  # of benchmarks/budget.py
+    BASE: "L1 on the truth, at the batch, patch and EMA below",
+    "batch16": "batch 16",
+    "batch32": "batch 32",
+    "patch48": "patch 48",
+    "frequency": "frequency loss, 0.05, beside L1",
+    "ema_longer": "EMA 0.9995",
+    "teacher": "the teacher's restorations instead of the truth",
+    "l1_end": "two stages, L1 in both",
+    "mse_end": "two stages, MSE in the second",
+}
 CHOICES = {
     "similar": "chosen by data_curation",
     "random": "random",
@@ -165,6 +177,27 @@ def band_table(result: Result) -> Table:
     return Table(
         head, rows, "Gain over the network without the module, in dB, by frequency (*: its 95 % interval excludes 0)"
     )
+
+
+def budget(result: Result) -> list[Table]:
+    """Each arm's paired differences from the base; MSE at the end is compared with L1 in the same two stages too."""
+    names = [*unique(row["set"] for row in result["rows"]), "mean"]
+    steps = {row["variant"]: row["steps"] for row in result["rows"]}
+    values = {arm: [ablation_psnr(result, arm, name) for name in names] for arm in ARMS if arm in steps}
+    scores = [
+        [arm, ARMS[arm], f"{steps[arm]:,}", *(f"{statistics.fmean(v):.3f} ± {statistics.stdev(v):.3f}" for v in found)]
+        for arm, found in values.items()
+    ]
+    pairs = [(arm, BASE) for arm in values if arm != BASE]
+    pairs += [("mse_end", "l1_end")] * ({"mse_end", "l1_end"} <= values.keys())
+    differences = []
+    for ours, other in pairs:
+        found = [paired(*both) for both in zip(values[ours], values[other], strict=True)]
+        differences.append([f"{ours} less {other}", *map(str, found), found[-1].verdict])
+    return [
+        Table(["arm", "", "steps", *names], scores, "PSNR-Y in dB, mean and standard deviation over the seeds"),
+        Table(["paired differences", *names, "on the mean"], differences, "Differences in dB, with 95 % intervals"),
+    ]
 
 
 def selection(result: Result) -> list[Table]:
@@ -325,7 +358,6 @@ def unique(values: Any) -> list[Any]:
 
 TABLES: dict[str, Callable[[Result], list[Table]]] = {
     one.__name__: one
-    for one in (quality, ablation, selection, speed_forward, speed_step, speed_count, memory, memory_image, folder,
-                integrations, curation_copies, curation_cost, curation_select,
-                times)
+    for one in (quality, ablation, budget, selection, speed_forward, speed_step, speed_count, memory, memory_image,
+                folder, integrations, times, curation_copies, curation_cost, curation_select)
 }  # fmt: skip

@@ -58,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--notes", nargs="*", default=[], help="what else a reader should know of the machine")
     add("--out", type=Path, default=RESULTS / "times.json", help="results file (default: %(default)s)")
     args = parser.parse_args(argv)
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # for the children, as in test.py
     rows = [in_child(seconds_of, side, n, args.device, args.rounds) for side in args.sizes for n in args.threads]
     facts = setting(
         argv,

@@ -1,12 +1,15 @@
-"""The training set's sources and how often each is drawn from."""
+"""The training set's sources, how often each is drawn from, and whose restorations are learned beside the truth."""
 
+import json
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
-from image_data.pairs import match_lr
-from image_data.sources import ImageList, expand
+from image_data.pairs import match_lr, match_teacher
+from image_data.sources import TREE, DataError, ImageList, expand
+from models.team08_HATFreq.folder import RECORD
 
-PARTS = ("hr", "lr", "weight")
+PARTS = ("hr", "lr", "teacher", "teacher_weight", "weight")
 
 
 @dataclass(frozen=True)
@@ -18,19 +21,26 @@ class Source:
         images: its high-resolution images.
         lr_images: their low-resolution images in the same order; None if these are made on the fly.
         weight: its share of the patches in relation to the other sources; 0 for a share in proportion to its pixels.
+        restorations: a teacher's restorations of the images in the same order; None for none.
+        teacher_weight: the restoration's part in the target, in [0, 1]; the rest is the image itself.
+        teacher: name and sha256 of the teacher's weights.
     """
 
     name: str
     images: ImageList
     lr_images: ImageList | None = None
     weight: float = 0.0
+    restorations: ImageList | None = None
+    teacher_weight: float = 0.0
+    teacher: dict[str, str] | None = None
 
 
 def parse_source(word: str) -> dict[str, str]:
     """`folder` or `hr=folder,lr=folder,weight=2` -> its parts by name.
 
     Raises:
-        ValueError: an unknown or doubled part, no `hr`, or a weight that is not a positive number.
+        ValueError: an unknown or doubled part, no `hr`, a weight that is not a positive number, or a `teacher_weight`
+            that has no teacher or does not lie in [0, 1].
     """
     if not word.startswith(tuple(f"{part}=" for part in PARTS)):
         return {"hr": word}
@@ -38,11 +48,14 @@ def parse_source(word: str) -> dict[str, str]:
     for item in word.split(","):
         key, equals, value = item.partition("=")
         if key not in PARTS or not equals or not value or key in parts:
-            raise ValueError(f"data: cannot read {item!r} in {word!r}: write hr=FOLDER,lr=FOLDER,weight=NUMBER")
+            raise ValueError(
+                f"data: cannot read {item!r} in {word!r}: write hr=FOLDER,lr=FOLDER,teacher=FOLDER,weight=NUMBER"
+            )
         parts[key] = value
     if "hr" not in parts:
         raise ValueError(f"data: {word!r} names no high-resolution images: add hr=FOLDER")
     _weight(word, parts.get("weight"))
+    _teacher_weight(word, parts)
     return parts
 
 
@@ -58,21 +71,77 @@ def open_source(word: str) -> Source:
     """List a source's images and pair them.
 
     Raises:
-        DataError: nothing there, or high-resolution images without their low-resolution ones (the first are named).
+        DataError: nothing there, high-resolution images without their low-resolution ones or their restorations (the
+            first are named), or a teacher that is not known.
     """
     parts = parse_source(word)
     images = expand(parts["hr"])
     lr_images = match_lr(images, expand(parts["lr"]), parts["lr"]) if "lr" in parts else None
-    return Source(word, images, lr_images, _weight(word, parts.get("weight")))
+    weight = _weight(word, parts.get("weight"))
+    if "teacher" not in parts:
+        return Source(word, images, lr_images, weight)
+    teacher, folder = read_teacher(parts["teacher"]), parts["teacher"]
+    restorations = match_teacher(images, expand(folder), folder)
+    return Source(word, images, lr_images, weight, restorations, _teacher_weight(word, parts), teacher)
+
+
+def open_sources(words: tuple[str, ...]) -> list[Source]:
+    """The sources of a training set; arguments and errors as `open_source`.
+
+    Raises:
+        DataError: they have different teachers.
+    """
+    sources = [open_source(word) for word in words]
+    taught = [source for source in sources if source.teacher]
+    for other in taught[1:]:
+        if other.teacher != taught[0].teacher:
+            raise DataError(
+                f"{taught[0].name} and {other.name} have different teachers: a run has one; train it in two runs, the "
+                "second with --init, or make the restorations again with one teacher"
+            )
+    return sources
+
+
+def read_teacher(folder: str) -> dict[str, str]:
+    """Name and sha256 of the weights that made a folder of restorations, from its record.
+
+    Raises:
+        DataError: the folder has no record of scripts.make_teacher.
+    """
+    path = Path(folder)
+    record = (path.parent if path.name == TREE else path) / RECORD
+    try:
+        with record.open("rb") as file:
+            settings = json.loads(file.readline())["settings"]
+        return {"name": Path(settings["teacher"]).stem, "sha256": settings["teacher_sha256"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{record} does not tell which teacher made the restorations: name a folder that scripts.make_teacher wrote"
+        ) from error
 
 
 def _weight(word: str, text: str | None) -> float:
     if text is None:
         return 0.0
-    try:
-        weight = float(text)
-    except ValueError:
-        weight = math.nan
+    weight = _number(text)
     if not 0 < weight < math.inf:
         raise ValueError(f"data: the weight of {word!r} must be a positive number, got {text!r}")
     return weight
+
+
+def _teacher_weight(word: str, parts: dict[str, str]) -> float:
+    text = parts.get("teacher_weight", "1")
+    if "teacher" not in parts and "teacher_weight" in parts:
+        raise ValueError(f"data: {word!r} has a teacher_weight and no teacher: add teacher=FOLDER")
+    weight = _number(text)
+    if not 0 <= weight <= 1:
+        raise ValueError(f"data: the teacher_weight of {word!r} must lie between 0 and 1, got {text!r}")
+    return weight
+
+
+def _number(text: str) -> float:
+    """NaN for what is not a number."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

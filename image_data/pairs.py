@@ -87,18 +87,36 @@ def match_lr(images: Sequence[ImageFile], lr_images: Sequence[ImageFile], where:
     Raises:
         DataError: some have none (the first ten are named), or several have the same name.
     """
-    by_stem = {image.stem: image for image in lr_images}
-    for side, stems in (("the targets", [i.stem for i in images]), (where, [i.stem for i in lr_images])):
+    remedy = f"they are named like the target, or with {LR_SUFFIX} after its name"
+    return _match(images, lr_images, where, (LR_SUFFIX, ""), "low-resolution images", remedy)
+
+
+def match_teacher(images: Sequence[ImageFile], restorations: Sequence[ImageFile], where: str) -> ImageList:
+    """The teacher's restoration of each image: named alike; arguments and errors as `match_lr`."""
+    remedy = "make them with the same command of scripts.make_teacher, which resumes"
+    return _match(images, restorations, where, ("",), "teacher's restorations", remedy)
+
+
+def _match(
+    images: Sequence[ImageFile],
+    others: Sequence[ImageFile],
+    where: str,
+    suffixes: tuple[str, ...],
+    what: str,
+    remedy: str,
+) -> ImageList:
+    """The partner of each image: its name is the image's and one of the suffixes, of which the first is preferred."""
+    by_stem = {image.stem: image for image in others}
+    for side, stems in (("the targets", [i.stem for i in images]), (where, [i.stem for i in others])):
         if doubled := [stem for stem, count in Counter(stems).items() if count > 1]:
             raise DataError(
                 f"{side}: several images are called {', '.join(doubled[:MAX_LISTED])}: pairs are matched by name"
             )
-    found = [by_stem.get(f"{image.stem}{LR_SUFFIX}") or by_stem.get(image.stem) for image in images]
-    missing = [image.name for image, lr_image in zip(images, found, strict=True) if lr_image is None]
+    found = [next(filter(None, (by_stem.get(image.stem + one) for one in suffixes)), None) for image in images]
+    missing = [image.name for image, partner in zip(images, found, strict=True) if partner is None]
     if missing:
         raise DataError(
-            f"{where} lacks the low-resolution images of {len(missing)} targets: {', '.join(missing[:MAX_LISTED])}; "
-            f"they are named like the target, or with {LR_SUFFIX} after its name"
+            f"{where} lacks the {what} of {len(missing)} targets: {', '.join(missing[:MAX_LISTED])}; {remedy}"
         )
     return ImageList(image for image in found if image is not None)
 

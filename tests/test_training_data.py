@@ -20,7 +20,7 @@ from models.team08_HATFreq.image_io import write_png
 from training import audit as audits
 from training.audit import Audit, audit, resume
 from training.data import Patches, StepBatches, collate, loading, to_pair
-from training.photographs import DIGEST, ROW, Photographs, digest
+from training.photographs import DIGEST, ROW, Photographs, canonical_hash, digest
 from utils.resize import imresize
 
 GOLDEN_CROPS = [("0.png", 6, 32, 8), ("0.png", 0, 32, 20), ("3.png", 7, 8, 32)]
@@ -35,8 +35,8 @@ def noise(h: int, w: int, seed: int = 0) -> np.ndarray:
 def photographs_of(*images: tuple[str, np.ndarray, int], weights: tuple[float, ...] = ()) -> Photographs:
     """Photographs of (name, pixels, number of the source), without files."""
     files = ImageList(ImageFile(Path(name)) for name, _, _ in images)
-    digests = [np.frombuffer(digest(image) + bytes(DIGEST), np.uint8) for _, image, _ in images]
-    rows = [(0, *image.shape[:2], number, False, one) for (_, image, number), one in zip(images, digests, strict=True)]
+    digests = [np.frombuffer(digest(image) + bytes(2 * DIGEST), np.uint8) for _, image, _ in images]
+    rows = [(0, *image.shape[:2], n, 0, 0, one) for (_, image, n), one in zip(images, digests, strict=True)]
     return Photographs(files, ImageList([ImageFile(Path())] * len(files)), np.array(rows, ROW), weights)
 
 
@@ -453,6 +453,109 @@ def test_a_set_of_which_nothing_can_be_read_any_more_ends_the_run(tmp_path):
     assert patches[(0, 0)].lost and len(patches[(0, 0)].faults) == 100
 
 
+# Duplicates
+
+
+@pytest.mark.parametrize("shape", [(12, 17), (16, 16)])
+def test_a_canonical_hash_is_shared_by_all_orientations_and_by_nothing_else(shape):
+    image, half = noise(*shape), noise(*shape, 1)
+    half = np.maximum(half, half[::-1])  # equal to its mirror image: no sums tell the two orientations apart
+    flat = np.full((*shape, 3), 7, np.uint8)
+    seen = set()
+    for one in (image, half, flat):
+        hashes = {canonical_hash(np.ascontiguousarray(orient(one, number))) for number in range(8)}
+        assert len(hashes) == 1
+        seen |= hashes
+    shuffled = image.reshape(-1, 3)[::-1].reshape(image.shape).copy()
+    assert canonical_hash(shuffled) in seen, "all pixels in reverse are the image turned by 180 degrees"
+    swapped = image.copy()
+    swapped[[0, 1]] = swapped[[1, 0]]
+    seen |= {
+        canonical_hash(swapped),
+        canonical_hash(image[:, :-1]),
+        canonical_hash(image, image),
+        canonical_hash(half, image),
+    }
+    assert len(seen) == 7
+    assert canonical_hash(noise(12, 17)) == 8328316560561032162, "golden: findings that are kept depend on it"
+
+
+def test_symmetric_sums_do_not_hide_different_images():
+    """A checkerboard of blocks and its rearrangement have equal sums of rows and columns."""
+    one, other = np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8, 3), np.uint8)
+    for n in range(8):
+        one[n, n] = other[n, n ^ 1] = 200
+    other[0, 1], other[0, 2], other[3, 1], other[3, 2] = 0, 200, 200, 0
+    assert (one.sum(axis=0) == other.sum(axis=0)).all() and (one.sum(axis=1) == other.sum(axis=1)).all()
+    assert canonical_hash(one) != canonical_hash(other)
+
+
+def test_duplicates_in_the_training_set_are_named_and_kept(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    image, other = noise(41, 50), noise(41, 50, 1)
+    for name, one in (("0", image), ("1", other), ("2", image[::-1, ::-1]), ("3", image.swapaxes(0, 1))):
+        write_png(tmp_path / "a" / f"{name}.png", np.ascontiguousarray(one))
+    write_png(tmp_path / "b" / "4.png", np.ascontiguousarray(other[:, ::-1]))
+    (tmp_path / "b" / "5.png").symlink_to(tmp_path / "a" / "1.png")  # the same file: a choice, not a duplicate
+    folders = [str(tmp_path / name) for name in ("a", "b")]
+    found = check(folders, cache=tmp_path / "audit.npz")
+    assert [(Path(one).name, Path(two).name) for one, two in found.duplicates] == [
+        ("2.png", "0.png"),
+        ("3.png", "0.png"),
+        ("4.png", "1.png"),
+    ]
+    assert len(found.photographs) == 6 and not found.left_out
+    assert check(folders, cache=tmp_path / "audit.npz").duplicates == found.duplicates, "also from what was kept"
+    assert (
+        "3 training images equal others" in found.duplicates_summary()
+        and "and " not in found.duplicates_summary()[-20:]
+    )
+    weighted = check([f"hr={folder},weight=1" for folder in folders])
+    assert [Path(one).name for one, _ in weighted.duplicates] == ["2.png", "3.png", "5.png"], "within a source"
+
+
+def test_many_duplicates_are_counted_and_ten_are_named(tmp_path):
+    for number in range(13):
+        write_png(tmp_path / f"{number:02}.png", noise(40, 40))
+    said = check([str(tmp_path)]).duplicates_summary()
+    assert "12 training images equal others" in said and "10.png = " in said and "11.png" not in said
+    assert "and 2 more" in said
+    assert check([str(tmp_path / "00.png")]).duplicates_summary() == ""
+
+
+def test_pairs_with_other_low_resolution_images_are_not_duplicates(tmp_path):
+    image = imresize(noise(10, 10), 4)
+    for name in ("hr", "lr"):
+        (tmp_path / name).mkdir()
+    for name, lq in (("a", imresize(image, 0.25)), ("b", imresize(image, 0.25) ^ 1)):
+        write_png(tmp_path / "hr" / f"{name}.png", image)
+        write_png(tmp_path / "lr" / f"{name}.png", lq)
+    assert check([f"hr={tmp_path}/hr,lr={tmp_path}/lr"]).duplicates == []
+    assert len(check([str(tmp_path / "hr")]).duplicates) == 1
+
+
+def test_runs_begun_before_restorations_were_known_are_resumed(tmp_path):
+    """Rows of the earlier version had two hashes of pixels and no canonical one."""
+    for number in range(2):
+        write_png(tmp_path / f"{number}.png", noise(40, 40, number))
+    now = check([str(tmp_path)]).photographs
+    kinds = [
+        (name, *([("u1", 2 * DIGEST)] if name == "digests" else [ROW[name]]))
+        for name in ROW.names
+        if name != "canonical"
+    ]
+    old = np.zeros(2, [(name, *kind) if isinstance(kind, tuple) else (name, kind) for name, kind in kinds])
+    for name in old.dtype.names:
+        old[name] = now.rows[name][:, : 2 * DIGEST] if name == "digests" else now.rows[name]
+    lists = {f"{one} {name}": v for one in ("images", "lr_images") for name, v in getattr(now, one).to_arrays().items()}
+    np.savez(tmp_path / "images.npz", rows=old, **lists)
+    earlier = Photographs.load(tmp_path / "images.npz")
+    assert earlier is not None and earlier.fingerprint() == now.fingerprint()
+    assert earlier.rows.dtype == ROW and not earlier.rows["canonical"].any()
+    assert not earlier[0].lr_image and not earlier[0].restoration
+
+
 # A million photographs
 
 MEMORY = """
@@ -497,7 +600,7 @@ def test_imagenet_costs_less_than_half_a_gigabyte_in_each_process_and_nothing_in
     assert 0.1 < all_ - few < 0.5 and all_in_worker - few_in_worker < 0.05, done
 
 
-def test_a_photograph_takes_110_bytes_beside_its_name():
+def test_a_photograph_takes_130_bytes_beside_its_name():
     found = photographs_of(*((f"{n:050}.png", np.zeros((4, 4, 3), np.uint8), 0) for n in range(1000)))
     lists = [*found.images.to_arrays().values(), *found.lr_images.to_arrays().values()]
-    assert (sum(one.nbytes for one in lists) + found.rows.nbytes) / 1000 < 54 + 110
+    assert (sum(one.nbytes for one in lists) + found.rows.nbytes) / 1000 < 54 + 130

@@ -10,9 +10,8 @@ from torch import nn
 from evaluation.score import restore_uint8
 from image_data.sources import DataError
 from models.team08_HATFreq.image_io import read_rgb, write_png
-from training.audit import LeftOut
 from training.distributed import World
-from training.run_log import Log, draw_samples, write_left_out
+from training.run_log import Log, draw_samples, write_list
 from training.validation import open_sets, read_sets, set_names, validate
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -157,9 +156,9 @@ def test_several_sets_have_columns_and_tensorboard_has_them_all(tmp_path):
 
 
 def test_images_left_out_are_listed(tmp_path):
-    write_left_out(tmp_path / "left_out.csv", [LeftOut("a,b.png", "too small", "3x3")])
+    write_list(tmp_path / "left_out.csv", ("name", "reason"), [("a,b.png", "too small: 3x3")])
     assert (tmp_path / "left_out.csv").read_bytes() == b'name,reason\r\n"a,b.png",too small: 3x3\r\n'
-    write_left_out(tmp_path / "left_out.csv", [])
+    write_list(tmp_path / "left_out.csv", ("name", "reason"), [])
     assert not (tmp_path / "left_out.csv").exists()
 
 

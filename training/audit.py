@@ -1,4 +1,4 @@
-"""The training set is read before step 1: unreadable, too small, grey and evaluation images are named, not met later.
+"""The training set is read before step 1: unreadable, too small, grey, doubled and evaluation images are named.
 
 What is found is kept by name, size and time of change, so that the next start reads changed files only.
 """
@@ -10,26 +10,28 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import islice, repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 from zipfile import BadZipFile
 
+import cv2
 import numpy as np
 
 from image_data.degradation import SCALE
-from image_data.geometry import fits
+from image_data.geometry import cut_to_scale, fits
 from image_data.mixture import Source
 from image_data.pairs import same_content
 from image_data.sources import MAX_LISTED, DataError, ImageFile, ImageList
 from models.team08_HATFreq.image_io import ImageError, read_picture
 from models.team08_HATFreq.system import atomic_write
-from training.photographs import DIGEST, ROW, Image, Photographs, digest, stamp_of
+from training.photographs import DIGEST, LISTS, ROW, Image, Photographs, canonical_hash, digest, stamp_of
 
 AT_ONCE = 2048  # images between two looks at the clock
 SAVE_EVERY = 60.0  # seconds between two writes of what was found so far
-Files = tuple[ImageFile, ImageFile | None]  # an image, and its official low-resolution one
+# An image, its official low-resolution one and a teacher's restoration of it.
+Files = tuple[ImageFile, ImageFile | None, ImageFile | None]
 
 
 class LeftOut(NamedTuple):
@@ -47,11 +49,21 @@ class LeftOut(NamedTuple):
 
 @dataclass(frozen=True)
 class Audit:
-    """The training set: what can be trained on, the images left out, and the hash of the former (`fingerprint`)."""
+    """What is known of the training set.
+
+    Attributes:
+        photographs: what can be trained on.
+        left_out: the other images.
+        fingerprint: hash of the former.
+        duplicates: images that equal another one, turned and mirrored ones included, and the name of that one.
+        teacher: name and sha256 of the weights whose restorations are learned; None for none.
+    """
 
     photographs: Photographs
     left_out: list[LeftOut]
     fingerprint: str = ""
+    duplicates: list[tuple[str, str]] = field(default_factory=list)
+    teacher: dict[str, str] | None = None
 
     def summary(self) -> str:
         """One line for the log."""
@@ -60,7 +72,22 @@ class Audit:
         skipped = "".join(f", {count} left out ({kind})" for kind, count in sorted(kinds.items()))
         colourless = int((self.photographs.rows["grey"] == 2).sum())
         note = f", {colourless} of them colour files without colour" if colourless else ""
+        taught = int(self.photographs.has_restoration().sum())
+        note += f", {taught} of them with a restoration by {self.teacher['name']}" if self.teacher else ""
         return f"{len(self.photographs)} training images, {pixels:.1f} megapixels{note}{skipped}"
+
+    def duplicates_summary(self) -> str:
+        """The duplicates in a line for the log; empty if there are none."""
+        if not (count := len(self.duplicates)):
+            return ""
+        listed = ", ".join(f"{name} = {other}" for name, other in self.duplicates[:MAX_LISTED])
+        more = f" and {count - MAX_LISTED} more" if count > MAX_LISTED else ""
+        equal = "images equal others" if count > 1 else "image equals another"
+        return (
+            f"warning: {count} training {equal}, turned and mirrored ones included, and what they show is drawn more "
+            f"often than the rest: {listed}{more}. To draw it once, take out those named first; duplicates.csv in the "
+            "run folder lists all"
+        )
 
 
 def audit(sources: Sequence[Source], patch: int, excluded: dict[bytes, str], skip: bool, cache: Path | None) -> Audit:
@@ -74,24 +101,28 @@ def audit(sources: Sequence[Source], patch: int, excluded: dict[bytes, str], ski
         cache: file that keeps what is found; None to read everything again.
 
     Raises:
-        DataError: images unreadable, too small, grey, of the evaluation set, or with the low-resolution image of
-            another (the first ten are named); with `skip`, when none is left. Or images that are listed twice.
+        DataError: images unreadable, too small, grey, of the evaluation set, or with the low-resolution image or the
+            restoration of another (the first ten are named); with `skip`, when none is left. Or images that are listed
+            twice.
     """
-    images, lr_images, rows = ImageList(), ImageList(), [np.empty(0, ROW)]
+    images, lr_images, restorations, rows = ImageList(), ImageList(), ImageList(), [np.empty(0, ROW)]
     left_out: list[LeftOut] = []
-    findings, listed = Findings(cache), dict[bytes, str]()
+    findings, listed, kept_places = Findings(cache), dict[bytes, str](), array("Q")
     for number, source in enumerate(sources):
         places = array("Q")
-        for chunk, looked in findings.inspect(zip(source.images, source.lr_images or repeat(None), strict=False)):
+        partners = (source.lr_images or repeat(None), source.restorations or repeat(None))
+        for chunk, looked in findings.inspect(zip(source.images, *partners, strict=False)):
             kept = []
-            for (image, lr_image), (place, row) in zip(chunk, looked, strict=True):
+            for (image, lr_image, restoration), (place, row) in zip(chunk, looked, strict=True):
                 places.append(place)
                 if fault := row if isinstance(row, LeftOut) else _fault(image, row, patch, excluded):
                     left_out.append(fault)
                     continue
                 kept.append(row)
+                kept_places.append(place)
                 images.append(image)
                 lr_images.append(lr_image or ImageFile(Path()))
+                restorations.append(restoration or ImageFile(Path()))
             rows.append(np.array(kept, ROW))
             rows[-1]["source"] = number
         _refuse_doubled(source, places, listed)
@@ -101,8 +132,11 @@ def audit(sources: Sequence[Source], patch: int, excluded: dict[bytes, str], ski
     found = np.concatenate(rows)
     for side in ("height", "width"):
         found[side] -= found[side] % SCALE
-    photographs = Photographs(images, lr_images, found, tuple(source.weight for source in sources))
-    return Audit(photographs, left_out, photographs.fingerprint())
+    teacher = next((source.teacher for source in sources if source.teacher), None)
+    weights, parts = (tuple(getattr(one, name) for one in sources) for name in ("weight", "teacher_weight"))
+    photographs = Photographs(images, lr_images, found, weights, restorations if teacher else ImageList(), parts)
+    doubled = [(images[later].name, images[first].name) for later, first in _duplicates(found, kept_places, weights)]
+    return Audit(photographs, left_out, photographs.fingerprint(), doubled, teacher)
 
 
 def resume(found: Audit, earlier: Photographs | None, folder: Path, skip: bool) -> Photographs:
@@ -129,8 +163,11 @@ def resume(found: Audit, earlier: Photographs | None, folder: Path, skip: bool) 
                 order.append((earlier, number))
                 missing.append(earlier.images[number].name)
     if earlier is not None and place == len(now) and skip:
-        images, lr_images = (ImageList(getattr(whose, one)[n] for whose, n in order) for one in ("images", "lr_images"))
-        return Photographs(images, lr_images, np.array([whose.rows[n] for whose, n in order], ROW), now.weights)
+        images, lr_images, restorations = (
+            ImageList(getattr(whose, one)[n] for whose, n in order if getattr(whose, one)) for one in LISTS
+        )
+        kept = np.array([whose.rows[n] for whose, n in order], ROW)
+        return replace(now, images=images, lr_images=lr_images, restorations=restorations, rows=kept)
     first = f": {', '.join(missing[:MAX_LISTED])} {'is' if len(missing) == 1 else 'are'} missing or changed"
     raise DataError(
         f"the training images have changed since {folder} began{first if missing else ''}. Restore them, or start "
@@ -207,22 +244,44 @@ def _stamp(item: Files) -> tuple[int, int]:
 
 
 def _look(item: Files) -> Any:
-    """Decode an image and its low-resolution one: a `ROW`, or why they cannot be used."""
-    image, lr_image = item
+    """Decode an image, its low-resolution one and its restoration: a `ROW`, or why they cannot be used."""
+    image, lr_image, restoration = item
     try:
         rgb, grey = _read(image)
-        lq = _read(lr_image)[0] if lr_image else None
+        lq, restored = (_read(file)[0] if file else None for file in (lr_image, restoration))
     except ImageError as error:
         return LeftOut(image.name, "unreadable", str(error))  # names the file
-    digests = digest(rgb) + (bytes(DIGEST) if lq is None else digest(lq))
-    if lr_image and lq is not None:
-        (h, w), (lr_h, lr_w) = rgb.shape[:2], lq.shape[:2]
-        if not fits(h, lr_h, w, lr_w):
-            detail = f"{lr_image.name} is {lr_w}x{lr_h}, it needs {w // SCALE}x{h // SCALE}"
-            return LeftOut(image.name, "wrong scale", detail)
-        if not same_content(rgb[: h // SCALE * SCALE, : w // SCALE * SCALE], lq[: h // SCALE, : w // SCALE]):
-            return LeftOut(image.name, "wrong pair", f"{lr_image.name} does not show what it shows")
-    return np.array((0, *rgb.shape[:2], 0, grey, np.frombuffer(digests, np.uint8)), ROW)
+    if lr_image and lq is not None and (fault := _lr_fault(image, rgb, lr_image, lq)):
+        return fault
+    if restoration and restored is not None and (fault := _teacher_fault(image, rgb, restoration, restored)):
+        return fault
+    digests = b"".join(bytes(DIGEST) if one is None else digest(one) for one in (rgb, lq, restored))
+    canonical = canonical_hash(*(one for one in (rgb, lq) if one is not None))
+    return np.array((0, *rgb.shape[:2], 0, grey, canonical, np.frombuffer(digests, np.uint8)), ROW)
+
+
+def _lr_fault(image: ImageFile, rgb: Image, lr_image: ImageFile, lq: Image) -> LeftOut | None:
+    (h, w), (lr_h, lr_w) = rgb.shape[:2], lq.shape[:2]
+    if not fits(h, lr_h, w, lr_w):
+        detail = f"{lr_image.name} is {lr_w}x{lr_h}, it needs {w // SCALE}x{h // SCALE}"
+        return LeftOut(image.name, "wrong scale", detail)
+    if not same_content(cut_to_scale(rgb), lq[: h // SCALE, : w // SCALE]):
+        return LeftOut(image.name, "wrong pair", f"{lr_image.name} does not show what it shows")
+    return None
+
+
+def _teacher_fault(image: ImageFile, rgb: Image, restoration: ImageFile, restored: Image) -> LeftOut | None:
+    target, remedy = cut_to_scale(rgb), "make it again with scripts.make_teacher"
+    (h, w), (restored_h, restored_w) = target.shape[:2], restored.shape[:2]
+    if (h, w) != (restored_h, restored_w):
+        detail = f"{restoration.name} is {restored_w}x{restored_h}, it needs {w}x{h}: {remedy}"
+        return LeftOut(image.name, "wrong restoration", detail)
+    small = cv2.resize(np.ascontiguousarray(restored), (w // SCALE, h // SCALE), interpolation=cv2.INTER_AREA)
+    if not same_content(target, small):
+        return LeftOut(
+            image.name, "wrong restoration", f"{restoration.name} does not show what it shows: delete it and {remedy}"
+        )
+    return None
 
 
 def _read(file: ImageFile) -> tuple[Image, int]:
@@ -266,6 +325,23 @@ def _refuse_doubled(source: Source, places: Sequence[int], listed: dict[bytes, s
             "source a weight (hr=FOLDER,weight=2)"
         )
     listed[same] = source.name
+
+
+def _duplicates(rows: Any, places: Sequence[int], weights: Sequence[float]) -> list[tuple[int, int]]:
+    """Images that equal another one in some orientation, each with the first such image, in their order.
+
+    A file that two sources name is a choice, not a duplicate. Where sources have weights, only duplicates within a
+    source count: the share of each source is what was asked for.
+    """
+    keys = [rows["canonical"]] + [rows["source"]] * any(weights)
+    order = np.lexsort(keys)  # stable: equal ones stay in their order
+    begins = np.ones(len(order), bool)
+    begins[1:] = np.any([key[order][1:] != key[order][:-1] for key in keys], axis=0)
+    firsts = order[np.maximum.accumulate(np.where(begins, np.arange(len(order)), 0))]
+    place = np.asarray(places, np.uint64)
+    other_file = (place[order] != place[firsts]) | (place[order] == 0)
+    found = ~begins & other_file & (rows["canonical"][order] != 0)
+    return sorted(zip(order[found].tolist(), firsts[found].tolist(), strict=True))
 
 
 def _message(left_out: list[LeftOut], total: int) -> str:

@@ -51,7 +51,9 @@ class TrainConfig:
     """Everything that decides what a run computes. Patch sizes are in pixels of the low-resolution image."""
 
     # Free, as the fingerprint of the images decides.
-    data: tuple[str, ...] = free(MISSING, "folders, folder/**, lists, tar shards; or hr=...,lr=...,weight=...")
+    data: tuple[str, ...] = free(
+        MISSING, "folders, folder/**, lists, tar shards; or hr=...,lr=...,teacher=...,teacher_weight=...,weight=..."
+    )
     out: str = free(MISSING, "run folder; one that holds a checkpoint is resumed")
     preset: str = fixed("light", "network size", choices=tuple(PRESETS))
     frequency: str = fixed("both", "fusion blocks: both, global, window, identity or none")
@@ -70,6 +72,7 @@ class TrainConfig:
     betas: tuple[float, ...] = fixed((0.9, 0.99), "Adam's two decay rates")
     grad_clip: float = changeable(0.0, "largest gradient norm; 0: no clipping")
     loss: tuple[str, ...] = changeable(("l1=1",), f"losses and weights, as l1=1 mse=0.1: {', '.join(LOSSES)}")
+    teacher_decay: int = changeable(0, "steps in which the teacher's part in the target falls to nothing; 0: it stays")
     ema: float = changeable(0.999, "decay of the moving average of the weights")
     seed: int = changeable(0, "decides initial weights, sample order and stochastic depth", most=2**64 - 1)
     precision: str = changeable("fp32", "of the training step; auto: bf16 where it is faster", choices=PRECISIONS)

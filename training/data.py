@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from image_data.degradation import KERNEL_MARGIN, SCALE, bicubic_downscale
 from image_data.geometry import cut_region, orient
 from models.team08_HATFreq.image_io import ImageError
-from training.photographs import Image, Photographs
+from training.photographs import Image, Photograph, Photographs
 
 MAX_DRAWS = 100  # draws for one sample before a training set counts as lost
 
@@ -54,6 +54,8 @@ class Batch(NamedTuple):
         has_lq: bool `b`: whether lq is given.
         faults: messages about images that could not be read when they were drawn.
         lost: whether a sample is missing, because of them.
+        restoration: uint8 `b 4p 4p 3`: a teacher's, black where there is none; None if no image of the set has one.
+        teacher_weight: float `b`: the restoration's part in the target; None likewise.
     """
 
     hr_region: Tensor
@@ -61,6 +63,8 @@ class Batch(NamedTuple):
     has_lq: Tensor
     faults: tuple[str, ...] = ()
     lost: bool = False
+    restoration: Tensor | None = None
+    teacher_weight: Tensor | None = None
 
 
 class Patches(Dataset[Batch]):
@@ -71,23 +75,29 @@ class Patches(Dataset[Batch]):
         patch: side of lq in pixels.
         seed: decides, with the key, what is drawn.
         skip: draw another image for one that cannot be read any more, instead of giving the sample up.
+        teacher_decay: steps in which the restorations' part in the targets falls linearly to nothing; 0: it stays.
     """
 
-    def __init__(self, photographs: Photographs, patch: int, seed: int, skip: bool = False) -> None:
+    def __init__(
+        self, photographs: Photographs, patch: int, seed: int, skip: bool = False, teacher_decay: int = 0
+    ) -> None:
         self.photographs = photographs
         self.patch = patch
         self.seed = seed
         self.ends = np.cumsum(photographs.sampling_weights())
-        self.decoded: dict[int, Image] = {}
-        self.skip = skip
+        self.decoded: dict[int, tuple[Image, Image | None]] = {}
+        self.skip, self.teacher_decay = skip, teacher_decay
 
     def keep_decoded(self, gigabytes: float) -> int:
-        """Decode the first photographs, as many as fit into memory (1e9 bytes a GB); returns how many.
+        """Decode the first photographs and their restorations, as many as fit into memory (1e9 bytes a GB).
+
+        Returns how many photographs.
 
         Decoding a 2K photograph takes far longer than cutting a patch from it. One that cannot be read is left for when
         it is drawn.
         """
-        count = int(np.searchsorted(np.cumsum(self.photographs.areas) * 3, gigabytes * 1e9, side="right"))
+        samples = 3 * self.photographs.areas * (1 + self.photographs.has_restoration())
+        count = int(np.searchsorted(np.cumsum(samples), gigabytes * 1e9, side="right"))
         with ThreadPoolExecutor() as pool:
             images = pool.map(self._decode_or_none, range(count))
             self.decoded = {number: image for number, image in enumerate(images) if image is not None}
@@ -97,7 +107,7 @@ class Patches(Dataset[Batch]):
         faults: list[str] = []
         for attempt in range(MAX_DRAWS if self.skip else 1):
             try:
-                return self._cut(self.crop_at(*key, attempt))._replace(faults=tuple(faults))
+                return self._cut(self.crop_at(*key, attempt), key[0])._replace(faults=tuple(faults))
             except (ImageError, OSError) as error:
                 faults.append(str(error))
         side = SCALE * self.patch + 2 * KERNEL_MARGIN
@@ -119,31 +129,56 @@ class Patches(Dataset[Batch]):
         return Crop(number, orientation, top, left)
 
     def sampling_hash(self) -> str:
-        return blake2b(self.ends.tobytes(), digest_size=16).hexdigest()
+        """A hash of how often each image is drawn, and of the teacher's part in the targets where there is one."""
+        found = blake2b(self.ends.tobytes(), digest_size=16)
+        if self.photographs.restorations:
+            found.update(np.asarray(self.photographs.teacher_weights, np.float64).tobytes())
+        return found.hexdigest()
+
+    def teacher_weight_at(self, number: int, step: int) -> float:
+        """The part of a photograph's restoration in the target of a step; 0 where there is none."""
+        weight = self.photographs.teacher_weights[self.photographs.rows["source"][number]]
+        return weight * max(0.0, 1 - step / self.teacher_decay) if self.teacher_decay else weight
 
     def files_at(self, step: int, batch: int) -> list[str]:
         """The files of one step's batch, for messages."""
         return [self.photographs.images[self.crop_at(step, index).photograph].name for index in range(batch)]
 
-    def _cut(self, crop: Crop) -> Batch:
-        photograph, patch = self.photographs[crop.photograph], self.patch
-        decoded = self.decoded.get(crop.photograph)
-        image = photograph.decode() if decoded is None else decoded
-        region = cut_region(orient(image, crop.orientation), crop.top, crop.left, SCALE * patch)
-        if photograph.lr_image is None:
-            return self._sample(region)
-        lq = orient(photograph.decode_lr(), crop.orientation)
-        top, left = crop.top // SCALE, crop.left // SCALE
-        return self._sample(region, lq[top : top + patch, left : left + patch].copy())
+    def _cut(self, crop: Crop, step: int) -> Batch:
+        photograph = self.photographs[crop.photograph]
+        image, restoration = self.decoded.get(crop.photograph) or _decode(photograph)
+        region = cut_region(orient(image, crop.orientation), crop.top, crop.left, SCALE * self.patch)
+        lq = None if photograph.lr_image is None else self._window(photograph.decode_lr(), crop, 1)
+        if restoration is None:
+            return self._sample(region, lq)
+        weight = self.teacher_weight_at(crop.photograph, step)
+        return self._sample(region, lq, self._window(restoration, crop, SCALE), weight)
 
-    def _sample(self, region: Image, lq: Image | None = None) -> Batch:
+    def _window(self, image: Image, crop: Crop, scale: int) -> Image:
+        """The crop of an image that has `scale` times the low-resolution image's sides."""
+        top, left, side = crop.top * scale // SCALE, crop.left * scale // SCALE, self.patch * scale
+        return orient(image, crop.orientation)[top : top + side, left : left + side].copy()
+
+    def _sample(
+        self, region: Image, lq: Image | None = None, restoration: Image | None = None, weight: float = 0.0
+    ) -> Batch:
         given = np.zeros((self.patch, self.patch, 3), np.uint8) if lq is None else lq
-        return Batch(torch.from_numpy(region)[None], torch.from_numpy(given)[None], torch.tensor([lq is not None]))
+        pair = torch.from_numpy(region)[None], torch.from_numpy(given)[None], torch.tensor([lq is not None])
+        if not self.photographs.restorations:
+            return Batch(*pair)
+        side = SCALE * self.patch
+        taught = np.zeros((side, side, 3), np.uint8) if restoration is None else restoration
+        return Batch(*pair, restoration=torch.from_numpy(taught)[None], teacher_weight=torch.tensor([weight]))
 
-    def _decode_or_none(self, number: int) -> Image | None:
+    def _decode_or_none(self, number: int) -> tuple[Image, Image | None] | None:
         with suppress(ImageError, OSError):
-            return self.photographs[number].decode()
+            return _decode(self.photographs[number])
         return None
+
+
+def _decode(photograph: Photograph) -> tuple[Image, Image | None]:
+    """A photograph and its restoration."""
+    return photograph.decode(), photograph.decode_restoration() if photograph.restoration else None
 
 
 class StepBatches(Sampler[list[Key]]):
@@ -226,18 +261,29 @@ class _Worker:
 def collate(samples: list[Batch]) -> Batch:
     region, lq, has_lq = (torch.cat(parts) for parts in zip(*(sample[:3] for sample in samples), strict=True))
     faults = tuple(fault for sample in samples for fault in sample.faults)
-    return Batch(region, lq, has_lq, faults, any(sample.lost for sample in samples))
+    batch = Batch(region, lq, has_lq, faults, any(sample.lost for sample in samples))
+    if samples[0].restoration is None:
+        return batch
+    taught, weight = (torch.cat(parts) for parts in zip(*(sample[5:] for sample in samples), strict=True))
+    return batch._replace(restoration=taught, teacher_weight=weight)
 
 
 def to_pair(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(lq, gt), float `b c h w` in [0, 1] on the device, where what is not given of lq is made."""
+    """(lq, gt), float `b c h w` in [0, 1] on the device, where what is not given of lq is made.
+
+    Where there is a teacher, gt is the mix of its restoration and the photograph by `teacher_weight`.
+    """
     region = batch.hr_region.to(device, non_blocking=True)
     lq = batch.lq.to(device, non_blocking=True)
     if not batch.has_lq.any():
         lq = bicubic_downscale(region)
     elif not batch.has_lq.all():
         lq = torch.where(batch.has_lq.to(device)[:, None, None, None], lq, bicubic_downscale(region))
-    return _to_network(lq), _to_network(region[:, KERNEL_MARGIN:-KERNEL_MARGIN, KERNEL_MARGIN:-KERNEL_MARGIN])
+    gt = _to_network(region[:, KERNEL_MARGIN:-KERNEL_MARGIN, KERNEL_MARGIN:-KERNEL_MARGIN])
+    if batch.restoration is not None and batch.teacher_weight is not None:
+        restoration = _to_network(batch.restoration.to(device, non_blocking=True))
+        gt = gt.lerp(restoration, batch.teacher_weight.to(device)[:, None, None, None])  # exact at 0 and 1
+    return _to_network(lq), gt
 
 
 def _to_network(batch: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ import io
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from image_data.degradation import SCALE
 from image_data.pairs import Pair
 from models.team08_HATFreq.image_io import write_png
 from models.team08_HATFreq.system import peak_memory, write_bytes
-from training.audit import LeftOut
 from training.validation import ValidationSet
 
 Image = NDArray[np.uint8]
@@ -248,13 +247,13 @@ def _middle(image: Image, side: int) -> Image:
     return np.ascontiguousarray(image[top : top + side, left : left + side])
 
 
-def write_left_out(path: Path, left_out: list[LeftOut]) -> None:
-    """List the images that are not trained on, with the reason for each; no file if there are none."""
-    if not left_out:
+def write_list(path: Path, header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    """Write a table of images; no file if there are none."""
+    if not rows:
         path.unlink(missing_ok=True)
         return
     content = io.StringIO(newline="")
-    csv.writer(content).writerows([("name", "reason"), *((one.name, one.reason) for one in left_out)])
+    csv.writer(content).writerows([header, *rows])
     write_bytes(path, content.getvalue().encode(errors="surrogateescape"))
 
 

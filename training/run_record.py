@@ -113,14 +113,18 @@ def finished_weights(word: str) -> Path:
     return folder / AVERAGE
 
 
-def write_run_record(config: TrainConfig, model: HATConfig, start: dict[str, Any]) -> None:
+def write_run_record(
+    config: TrainConfig, model: HATConfig, start: dict[str, Any], teacher: dict[str, str] | None = None
+) -> None:
     """Write `config.json` (settings and network as resolved) and add this start to `environment.json`.
 
     Args:
         start: what to note of it beside `environment()`.
+        teacher: name and sha256 of the weights that the run is distilled from.
     """
     folder = Path(config.out)
-    _write_json(folder / "config.json", {"training": config_dict(config), "model": asdict(model)})
+    settings = {"training": config_dict(config), "model": asdict(model)}
+    _write_json(folder / "config.json", settings | ({"teacher": teacher} if teacher else {}))
     record = folder / "environment.json"
     starts = json.loads(record.read_text()) if record.exists() else []
     _write_json(record, [*starts, environment() | start])
