@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from data_curation.encoders import Encoder, _alexnet, _timm
+from data_curation.embed.encoders import Encoder, _alexnet, _timm
 from image_data import degradation
 from image_data.degradation import bicubic_downscale
 from image_data.pairs import Pair
