@@ -263,7 +263,7 @@ def test_encoders_stay_on_the_device(name: str, bf16: bool, fake: None) -> None:
             return network(x)
 
     for batch in (2, 3):
-        encoder = Encoder(name, "", preprocess, spied, CUDA, bf16, batch)
+        encoder = Encoder(name, "", preprocess, spied, 64, CUDA, bf16, batch)
         with cuda_autocast(bf16):
             found = encoder.embed(np.zeros((batch, side, side, 3), np.uint8))
         assert found.dtype == np.float32 and len(found) == batch
