@@ -103,7 +103,7 @@ def test_tiles_are_restored_in_batches_and_quantised_on_the_device(
         return empty(*shape, **words)
 
     model = on_cuda(HATFreq(shortened("light"))).eval()
-    restorer = HATFreqRestorer(model, CUDA, "bf16", 32, 8, ensemble)
+    restorer = HATFreqRestorer(model, CUDA, "fp32", 32, 8, ensemble)
     restorer.free = 10**9
     model.register_forward_hook(lambda _module, inputs, _sr: batches.append(len(inputs[0])))
     monkeypatch.setattr(tiling.torch, "empty", host)
@@ -173,13 +173,12 @@ def test_encoders_stay_on_the_device(name: str, bf16: bool, fake: None) -> None:
         network, side = on_cuda(found).eval(), preprocess.crop
 
     def spied(x: Tensor) -> Tensor:
-        with Spy():
+        with cuda_autocast(bf16), Spy():  # inside, as the encoder's own switches itself off without a GPU
             return network(x)
 
     for batch in (2, 3):
         encoder = Encoder(name, "", preprocess, spied, CUDA, bf16, batch)
-        with cuda_autocast(bf16):
-            found = encoder.embed(np.zeros((batch, side, side, 3), np.uint8))
+        found = encoder.embed(np.zeros((batch, side, side, 3), np.uint8))
         assert found.dtype == np.float32 and len(found) == batch
 
 
