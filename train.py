@@ -325,7 +325,8 @@ def train(config: TrainConfig, world: World, started: float) -> int:
     """Set up, resume, train to the end of the schedule or to a stop; returns the exit status."""
     if config.threads:
         torch.set_num_threads(config.threads)
-    torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32, in convolutions too
+    # fp32 means fp32: convolutions have TF32 by default, and some containers set it for products too.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     micro, accumulation_steps = world.share(config.batch, config.micro_batch)
     run = start(config, world)
     if run.step >= run.schedule.end and not run.validation_due:

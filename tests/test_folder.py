@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from threading import Lock
+from threading import Barrier, Lock
 from typing import Any
 
 import numpy as np
@@ -84,6 +84,7 @@ def test_one_image_is_read_and_one_written_while_one_is_restored(
 
         return wrapped
 
+    monkeypatch.setattr(folder, "SMALL", 0)
     monkeypatch.setattr(folder, "read_picture", stage("read", folder.read_picture, 1))
     monkeypatch.setattr(folder, "write_picture", stage("write", folder.write_picture, -1))
     monkeypatch.setattr(Enlarging, "__call__", stage("restore", Enlarging.__call__, 0))
@@ -93,6 +94,20 @@ def test_one_image_is_read_and_one_written_while_one_is_restored(
     assert any({"write", "restore"} <= kinds for kinds in overlaps)
     for number in range(COUNT):
         assert (read_rgb(tmp_path / "out" / f"{number}.png") == 10 * number).all()
+
+
+def test_several_small_results_are_written_at_once(tmp_path: Path, lq: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compressing them would else be what a GPU waits for; the record still holds a whole line for each."""
+    meeting, write = Barrier(folder.WRITERS, timeout=60), folder.write_picture
+
+    def together(path: Path, picture: Picture, quality: int) -> None:
+        if int(path.stem) < folder.WRITERS:
+            meeting.wait()
+        write(path, picture, quality)
+
+    monkeypatch.setattr(folder, "write_picture", together)
+    restore_inputs(Enlarging(), lq, tmp_path / "out")
+    assert sorted(images_of(tmp_path / "out")) == [f"{number}.png" for number in range(COUNT)]
 
 
 def test_errors_of_every_stage_are_named_in_the_folders_order(

@@ -353,7 +353,7 @@ def test_settings_that_decide_no_result_are_free_to_change():
     assert free == {
         *("out", "micro_batch", "valid_every", "save_every", "save_minutes", "log_every", "max_minutes", "finish_in"),
         *("threads", "workers", "cache_gb", "audit_cache", "bad_images", "checkpointing", "valid_tile", "device"),
-        *("tensorboard", "sample_images", "timeout_minutes", "change", "data", "valid_hr", "valid_lr"),
+        *("tensorboard", "sample_images", "timeout_minutes", "change", "data", "valid_hr", "valid_lr", "compile"),
     }
 
 

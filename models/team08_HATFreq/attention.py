@@ -10,7 +10,7 @@ Changed against the reference code, with parameters and results kept (tests/test
   plain product, softmax and product. The fused kernels need a head width that is a multiple of eight, so every head's
   weights are padded with zeros (30 -> 32 in HAT) and the scale is given explicitly: the scores are unchanged;
 * on the CPU only the windows that wrap around the image see the shift mask, and only they are copied together from
-  opposite sides; on a GPU all windows of a block are attended by one call;
+  opposite sides; on a GPU and without gradients all windows of a block are attended by one call;
 * the overlapping keys and values are strided views of the padded image; there is no im2col;
 * on the CPU and without gradients, windows are attended a few at a time (see layers.py);
 * tensors stay `b h w c` from block to block.
@@ -190,10 +190,20 @@ class WindowAttention(nn.Module):
         weights = self._padded_weights()
         if not self.shift:
             return self._attend(x, bias, weights)
-        if x.device.type == "cpu" and not SWITCHES.exportable and not torch.compiler.is_compiling():
+        if self._keeps_parts(x):
             return self._attend_in_parts(x, bias, masks, weights)
         bias = self._bias_of_windows(bias, masks, x)
         return shifted(self._attend(shifted(x, -self.shift), bias, weights), self.shift)
+
+    def _keeps_parts(self, x: Tensor) -> bool:
+        """Whether the windows of a kind are attended by a call of their own, with one bias for all of them.
+
+        One call needs a bias for every window. On a GPU that is faster, and it is given up in training, where every
+        block would keep them for its backward pass: 15 GB for `large` in stage 1, in bf16.
+        """
+        if SWITCHES.exportable or torch.compiler.is_compiling():
+            return False
+        return x.device.type == "cpu" or torch.is_grad_enabled()
 
     def _bias_of_windows(self, bias: Tensor, masks: Tensor, x: Tensor) -> Tensor:
         """Bias and mask of every window of a shifted grid: `b*gh*gw heads n n`."""

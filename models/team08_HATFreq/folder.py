@@ -9,12 +9,13 @@ import json
 import os
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any, Protocol
 
 import numpy as np
@@ -36,6 +37,8 @@ from .system import TEMPORARY, peak_memory, world
 RECORD = "record.jsonl"
 Progress = Callable[[int, int], None]  # passes done, passes in all
 Inputs = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]  # a folder, a file or several files
+WRITERS = 4  # results that are written at once, if they are small
+SMALL = 2**23  # bytes of samples of a small result
 MAX_LISTED = 10  # files that a message names
 _REMEDY = "use --overwrite to replace them, or another folder"
 
@@ -168,20 +171,24 @@ class Outcome:
 
 
 class _Pipeline:
-    """Restores images while the next one is read and the last one written: two inputs and two results in memory."""
+    """Restores images while the next one is read and the last one written: two inputs and two results in memory.
+
+    A GPU restores small images faster than one thread compresses them: of small results, several are written at once.
+    """
 
     def __init__(self, restorer: Restorer, record: Record, quality: int) -> None:
         self.restorer, self.record, self.quality = restorer, record, quality
         self.outcome = Outcome()
+        self.noting = Lock()
 
     def run(self, files: dict[str, Path], pixels: dict[str, int], quiet: bool) -> Outcome:
         """Restore `files` (result -> input), with a bar of `pixels` unless `quiet` or not at a terminal."""
         hidden = quiet or not sys.stderr.isatty()
         bar = tqdm(total=sum(pixels[name] for name in files), unit="px", unit_scale=True, disable=hidden)
-        with bar, ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+        with bar, ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(WRITERS) as writer:
             names = list(files)
             following = reader.submit(self._read, names[0], files[names[0]]) if names else None
-            writing: Future[None] | None = None
+            writing: deque[Future[None]] = deque()
             for number, name in enumerate(names):
                 bar.set_description(files[name].name)
                 self.restorer.progress = _part_of(bar, base := bar.n, pixels[name])
@@ -195,10 +202,12 @@ class _Pipeline:
                     else:
                         entry, picture = found
                         entry, result = self._restore(entry, picture)
-                        _wait(writing)
-                        writing = writer.submit(self._write, files[name], entry, result)
+                        while len(writing) >= (WRITERS if result.rgb.nbytes <= SMALL else 1):
+                            _wait(writing.popleft())
+                        writing.append(writer.submit(self._write, files[name], entry, result))
                 bar.update(base + pixels[name] - bar.n)
-            _wait(writing)
+            for future in writing:
+                _wait(future)
         return self.outcome
 
     def _read(self, name: str, path: Path) -> tuple[dict[str, Any], Picture] | None:
@@ -229,8 +238,9 @@ class _Pipeline:
         with self._noting(source):
             path = self.record.folder / entry["name"]
             write_picture(path, picture, self.quality)
-            self.record.add({**entry, "bytes": path.stat().st_size})
-            self.outcome.restored += 1
+            with self.noting:
+                self.record.add({**entry, "bytes": path.stat().st_size})
+                self.outcome.restored += 1
 
     @contextmanager
     def _noting(self, path: Path) -> Iterator[None]:

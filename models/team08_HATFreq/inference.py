@@ -282,6 +282,7 @@ def load_restorer(
     model, message = build(found, preset)
     if model.config.scale != 4:
         raise RestorationError(f"{found.path} is for x{model.config.scale}, and results here are x4: use x4 weights")
+    torch.backends.cuda.matmul.allow_tf32 = False  # which some containers switch on
     if world().is_main:
         print(message)
         if precision == "bf16" and slow_bf16(device):
