@@ -64,9 +64,9 @@ def test_the_flow_has_the_counts_of_the_inputs(made):
     losses = re.findall(r'class="loss">([^<]+)<', text)
     assert losses == ["none lost", "1 near-duplicates of evaluation images", "1 near-duplicates of larger images",
                       "1 side below 64", "5 less similar"]  # fmt: skip
-    assert re.findall(r"<b>([\d,]+)</b><span>([^<]+)<", text) == [
+    assert re.findall(r"<b>([\d,/ ]+)</b><span>([^<]+)<", text) == [
         ("12", "images in the pool"), ("2", "queries"), ("2", "duplicates removed"), ("4", "chosen"),
-        ("2", "queries that a chosen image is nearest to"),
+        ("2", "queries with images"), ("1 / 2 / 3", "images a query: least, median, most"),
     ]  # fmt: skip
 
 

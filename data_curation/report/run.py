@@ -93,7 +93,7 @@ def flow(inputs: Inputs) -> list[dict[str, Any]]:
     counts, found = inputs.selection["counts"], inputs.duplicates["counts"]
     gates = Counter(reason for reason in inputs.closed["reason"].to_pylist() if reason != _DUPLICATE)
     after = counts["readable"] - found["removed_for_evaluation"]
-    unreadable = counts["pool"] - counts["readable"]
+    unreadable, full = counts["pool"] - counts["readable"], counts["of_full_cells"]
     stages: tuple[tuple[str, int, dict[str, int]], ...] = (
         ("pool", counts["pool"], {}),
         ("readable", counts["readable"], {"unreadable": unreadable}),
@@ -101,7 +101,8 @@ def flow(inputs: Inputs) -> list[dict[str, Any]]:
         ("no duplicate in the pool", after - found["removed_within_pool"],
          {"near-duplicates of larger images": found["removed_within_pool"]}),
         ("passed the gates", counts["eligible"], dict(sorted(gates.items()))),
-        ("chosen: Data-LDCC", counts["chosen"], {"less similar": counts["eligible"] - counts["chosen"]}),
+        ("chosen: Data-LDCC", counts["chosen"],
+         {"less similar": counts["eligible"] - counts["chosen"] - full, "of cells that were full": full}),
     )  # fmt: skip
     return [
         {"name": name, "count": count,
@@ -231,18 +232,21 @@ def run(args: argparse.Namespace) -> None:
     inputs = Inputs(args.selection, args.duplicates)
     args.out.mkdir(parents=True, exist_ok=True)
     counts, removed, model = inputs.selection["counts"], inputs.duplicates["counts"], inputs.pool.settings.model
-    served = len(pc.unique(inputs.chosen["nearest_query"]))
+    share = inputs.selection["images_per_query"]
     figures = (
         (counts["pool"], "images in the pool"),
         (counts["queries"], "queries"),
         (removed["removed_for_evaluation"] + removed["removed_within_pool"], "duplicates removed"),
         (counts["chosen"], "chosen"),
-        (served, "queries that a chosen image is nearest to"),
+        (counts["queries"] - share["without"], "queries with images"),
     )
     templates = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True)
     text = templates.get_template("page.html.jinja").render(
         model=model,
-        figures=[(f"{count:,}", what) for count, what in figures],
+        figures=[
+            *((f"{count:,}", what) for count, what in figures),
+            (f"{share['min']:,} / {share['median']:,g} / {share['max']:,}", "images a query: least, median, most"),
+        ],
         notes=[*_no_clip(model), *inputs.duplicates["warnings"], *inputs.selection["warnings"]],
         flow=flow(inputs),
         whole=max(counts["pool"], 1),
