@@ -16,6 +16,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from hashlib import sha1
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -28,7 +29,8 @@ from data_curation.choice import Choice, choose, images_per_query, wanted
 from data_curation.embed.run import positive
 from data_curation.features import Features, FeaturesError
 from data_curation.neighbours import Nearest, Shards, by_name, products
-from image_data.sources import IN_SHARD, DataError
+from image_data.sources import IN_SHARD, DataError, expand
+from models.team08_HATFreq.image_io import ImageError
 from models.team08_HATFreq.system import atomic_write, write_bytes
 
 NAME = "data_ldcc"
@@ -39,6 +41,10 @@ _NEARLY_EQUAL = 0.98  # score from which on an image may well be the query itsel
 
 def gates(table: pa.Table, removed: set[str], args: argparse.Namespace) -> dict[str, NDArray[np.bool_]]:
     """What keeps images out of the choice: reason -> which rows it holds for.
+
+    Args:
+        table: name, height, width, bytes, sha1, blockiness and sharpness of every row.
+        removed: names that --exclude lists.
 
     Raises:
         DataError: an image to leave out that the pool does not hold.
@@ -51,6 +57,8 @@ def gates(table: pa.Table, removed: set[str], args: argparse.Namespace) -> dict[
             lost = sorted(removed - set(names.filter(pa.array(out)).to_pylist()))
             raise DataError(f"{args.exclude} names {lost[0]}, which the pool does not hold: give this pool's own list")
         found["duplicate"] = out
+    if args.trained_on:
+        found["trained on anyway"] = among(table, args.trained_on)
     if args.min_side:
         sides = np.minimum(np.asarray(table["height"]), np.asarray(table["width"]))
         found[f"side below {args.min_side}"] = sides < args.min_side
@@ -59,6 +67,25 @@ def gates(table: pa.Table, removed: set[str], args: argparse.Namespace) -> dict[
     if args.min_sharpness is not None:
         found[f"sharpness below {args.min_sharpness:g}"] = np.asarray(table["sharpness"]) < args.min_sharpness
     return found
+
+
+def among(table: pa.Table, words: Sequence[str]) -> NDArray[np.bool_]:
+    """Which rows are images of these folders or lists: the same file, or one of the same bytes.
+
+    Args:
+        table: name, bytes and sha1 of every row.
+        words: see `expand`.
+
+    Raises:
+        DataError, ImageError: a word without images, or an image that cannot be read.
+    """
+    images = [image for word in words for image in expand(word)]
+    files = {_resolved(image.name) for image in images}
+    same = np.array([_resolved(name) in files for name in table["name"].to_pylist()])
+    sizes = set(table["bytes"].to_pylist())  # only files of an equal size are read
+    alike = (image for image in images if (image.size if image.member else image.path.stat().st_size) in sizes)
+    digests = pa.array({sha1(image.content()).hexdigest() for image in alike}, pa.string())
+    return same | np.asarray(pc.is_in(table["sha1"], digests))
 
 
 def score_pool(
@@ -114,7 +141,7 @@ def run(args: argparse.Namespace) -> None:
     pool, queries = Features(args.pool), Features(args.queries)
     check_same_encoder(pool, queries)
     removed = read_names(args.exclude) if args.exclude else set()
-    table = pool.columns("name", "height", "width", "blockiness", "sharpness")
+    table = pool.columns("name", "height", "width", "bytes", "sha1", "blockiness", "sharpness")
     closed = gates(table, removed, args)
     eligible = np.ones(len(pool), bool)
     for held in closed.values():
@@ -299,6 +326,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="over the queries: the nearest, the mean of all, or of the --top_m nearest (default: max)")  # fmt: skip
     add("--top_m", type=positive, help="with --score top: how many queries")
     add("--exclude", type=Path, help="names to leave out: removed.txt of data_curation.dedup")
+    add("--trained_on", nargs="+",
+        help="folders or lists whose images are trained on beside the choice: those are left out")  # fmt: skip
     add("--min_side", type=positive, help="least pixels of the shorter side")
     add("--max_blockiness", type=float, help="JPEG's grid: 1 without, 1.2 visible, 1.5 strong")
     add("--min_sharpness", type=float, help="variance of the Laplacian: a few tens are a blurred photograph")
@@ -320,7 +349,7 @@ def main(argv: list[str] | None = None) -> None:
     args = arguments(argv)
     try:
         run(args)
-    except (DataError, OSError) as error:
+    except (DataError, ImageError, OSError) as error:
         raise SystemExit(f"data_curation.select: {error}") from error
 
 
@@ -347,16 +376,27 @@ def _reasons(closed: dict[str, NDArray[np.bool_]], choice: Choice) -> NDArray[np
 
 
 def _relative(name: str, folder: Path) -> str:
+    """A name as seen from a folder; `..` leads from where the folder really is, if it was reached by a link."""
     file, separator, member = name.partition(IN_SHARD)
-    relative = os.path.relpath(file, folder.absolute())
+    base = Path(os.path.abspath(folder))
+    common = Path(os.path.commonpath([file, base]))
+    if common.resolve() / base.relative_to(common) != base.resolve():
+        base = base.resolve()
+    relative = os.path.relpath(file, base)
     plain = PurePosixPath(relative).parts[0] == ".."
     return f"{relative if plain else f'./{relative}'}{separator}{member}"  # ./ before what could look like a comment
+
+
+def _resolved(name: str) -> str:
+    file, separator, member = name.partition(IN_SHARD)
+    return os.path.realpath(file) + separator + member
 
 
 def _words(args: argparse.Namespace) -> list[str]:
     """The arguments that were given, as words."""
     given = {key: value for key, value in vars(args).items() if value is not None and value is not False}
-    return [f"--{key}" if value is True else f"--{key} {value}" for key, value in given.items()]
+    words = {key: " ".join(value) if isinstance(value, list) else value for key, value in given.items()}
+    return [f"--{key}" if value is True else f"--{key} {value}" for key, value in words.items()]
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 from collections import Counter
+from hashlib import sha1
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,10 @@ from data_curation.choice import deal
 from data_curation.features import SETTINGS, Features, FeaturesError, normalised
 from data_curation.neighbours import by_name, nearest
 from data_curation.select import score_pool
+from image_data.mixture import open_source
 from image_data.sources import expand
 from models.team08_HATFreq.image_io import write_png
+from training.audit import audit
 
 # Eighths have few bits: the scores below are exact.
 QUERIES = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]], np.float16)
@@ -267,6 +270,49 @@ def test_list_opens_from_anywhere_and_may_be_relative(tmp_path, monkeypatch, mad
                                                                             data / "c d.png"]  # fmt: skip
         assert images[0].read_rgb().shape == (8, 8, 3)
     assert (out / "data_ldcc.txt").read_text().splitlines()[2:] == ["./#a.png", "../data/b.png", "../data/c d.png"]
+
+
+def test_a_list_moves_along_with_its_folder(tmp_path, made):
+    """Also where the folder of the list was reached by a link: `..` led from the link's place, where nothing is."""
+    data, real = tmp_path / "data", tmp_path / "elsewhere" / "deep" / "real"
+    for folder in (data, real):
+        folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    paths = [data / f"{name}.png" for name in "abc"]
+    for path in paths:
+        write_png(path, rng.integers(0, 256, (64, 64, 3), np.uint8))
+    write_names(tmp_path / "p", POOL[:3], [str(path) for path in paths])
+    (tmp_path / "link").symlink_to(real)
+    for out in ("link", "data/ldcc"):
+        select.main([*made, "--pool", str(tmp_path / "p"), "--top_k", "3", "--relative", "--out", str(tmp_path / out)])
+        assert [image.read_rgb().shape for image in expand(str(tmp_path / out / "data_ldcc.txt"))] == [(64, 64, 3)] * 3
+    data.rename(tmp_path / "another machine")
+    source = open_source(str(tmp_path / "another machine" / "ldcc" / "data_ldcc.txt"))
+    assert len(audit([source], 16, {}, False, None).photographs) == 3
+
+
+def test_images_that_are_trained_on_anyway_are_left_out(tmp_path, made):
+    """By their file, whatever link leads there, and by their bytes."""
+    data, df2k = tmp_path / "data", tmp_path / "df2k"
+    for number, folder in enumerate((data, df2k)):
+        folder.mkdir()
+        for name in "abc":
+            write_png(folder / f"{name}.png", np.full((8, 8, 3), 40 * ord(name) % 256 + number, np.uint8))
+    (data / "c.png").write_bytes((df2k / "b.png").read_bytes())
+    (tmp_path / "link").symlink_to(df2k)
+    paths = [data / "a.png", tmp_path / "link" / "a.png", data / "c.png"]
+    contents = [path.read_bytes() for path in paths]
+    known = {"bytes": [len(content) for content in contents], "sha1": [sha1(one).hexdigest() for one in contents]}
+    write_names(tmp_path / "p", POOL[:3], [str(path) for path in paths], **known)
+    words = [*made, "--pool", str(tmp_path / "p"), "--trained_on", str(df2k)]
+    select.main([*words, "--top_k", "1"])
+    assert listed(tmp_path / "out") == [str(data / "a.png")]
+    assert {row["name"]: row["reason"] for row in table(tmp_path / "out")} == dict(
+        zip(map(str, paths), ["", "trained on anyway", "trained on anyway"], strict=True)
+    )
+    assert f"--trained_on {df2k}" in (tmp_path / "out" / "data_ldcc.txt").read_text()
+    with pytest.raises(SystemExit, match="nowhere does not exist"):
+        select.main([*words, "nowhere", "--top_k", "1"])
 
 
 def test_flipped_bytes_and_embeddings_that_are_not_finite_are_noticed(made, tmp_path):
