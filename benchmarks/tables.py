@@ -291,10 +291,33 @@ def percent(count: int, total: int) -> str:
 
 
 def curation_cost(result: Result) -> list[Table]:
-    """CPU time of deduplication's steps."""
-    rows = [[r["step"], f"{r['count']:,}", f"{1000 * r['cpu_seconds'] / r['count']:.2f}", gibibytes(r["peak_bytes"])]
-            for r in result["rows"]]  # fmt: skip
-    return [Table(["step", "count", "CPU ms each", "peak, GiB"], rows)]
+    """CPU time of deduplication's steps, and what follows for a hundred million images."""
+    rows = [[r["step"], f"{r['count']:,}", f"{1000 * r['cpu_seconds'] / r['count']:.2f}", gibibytes(r["peak_bytes"]),
+             f"{r['recall']:.2%}" if "recall" in r else ""] for r in result["rows"]]  # fmt: skip
+    measured = Table(["step", "count", "CPU ms each", "peak, GiB", "recall"], rows)
+    growth = [found for step in GROWING if (found := growth_of(step, result["rows"]))]
+    if not growth:
+        return [measured]
+    head = ["step", "time grows with n to the", *(f"{images // 10**6} M: core hours, GiB" for images in AT)]
+    return [measured, Table(head, growth)]
+
+
+GROWING, AT = ("near embeddings in", "near hashes in", "scored,"), (10**6, 10**7, 10**8)
+
+
+def growth_of(step: str, measured: list[dict[str, Any]]) -> list[str]:
+    """A power fitted to a step's times at several sizes, and what it gives at others, memory in proportion."""
+    rows = [r for r in measured if r["step"].startswith(step)]
+    if len(rows) < 2:
+        return []
+    logs = np.log([[r["count"], r["cpu_seconds"]] for r in rows])
+    power, level = np.polyfit(*logs.T, 1)
+    few, many = rows[0], rows[-1]
+    each = (many["peak_bytes"] - few["peak_bytes"]) / (many["count"] - few["count"])
+    hours = [np.exp(level + power * np.log(n)) / 3600 for n in AT]
+    memory = [(many["peak_bytes"] + each * (n - many["count"])) / 2**30 for n in AT]
+    at = [f"{time:,.1f}, {size:,.0f}" for time, size in zip(hours, memory, strict=True)]
+    return [step.split(" in")[0].rstrip(","), f"{power:.2f}", *at]
 
 
 def curation_select(result: Result) -> list[Table]:

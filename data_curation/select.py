@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from data_curation.choice import Choice, choose, images_per_query, wanted
 from data_curation.embed.run import positive
 from data_curation.features import Features, FeaturesError
+from data_curation.joined import open_features
 from data_curation.neighbours import Nearest, Shards, by_name, products
 from image_data.sources import IN_SHARD, DataError, expand
 from models.team08_HATFreq.image_io import ImageError
@@ -138,7 +139,7 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         DataError: features that do not belong together, a list of another pool, or nothing to choose.
     """
-    pool, queries = Features(args.pool), Features(args.queries)
+    pool, queries = open_features(args.pool), Features(args.queries)
     check_same_encoder(pool, queries)
     removed = read_names(args.exclude) if args.exclude else set()
     table = pool.columns("name", "height", "width", "bytes", "sha1", "blockiness", "sharpness")
@@ -283,7 +284,7 @@ def summarise(
     edges = np.linspace(-1, 1, _BINS + 1)
     clipped = np.clip(scores, -1, 1)  # float16 rounds lengths to 1 +- 0.0003
     return {
-        "parameters": {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()},
+        "parameters": {key: _plain(value) for key, value in vars(args).items()},
         "pool": asdict(pool.settings),
         "queries": asdict(queries.settings),
         "counts": {
@@ -314,7 +315,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         prog="data_curation.select", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--pool", type=Path, required=True, help="features folder to choose from")
+    add("--pool", type=Path, nargs="+", required=True, help="features folders to choose from, read as one")
     add("--queries", type=Path, required=True, help="features folder of the images to be similar to")
     add("--out", type=Path, required=True, help=f"folder for {NAME}.txt, .csv and .json")
     add("--top_k", type=positive, help="choose this many, the most similar")
@@ -392,10 +393,17 @@ def _resolved(name: str) -> str:
     return os.path.realpath(file) + separator + member
 
 
+def _plain(value: Any) -> Any:
+    """An argument as JSON holds it."""
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    return str(value) if isinstance(value, Path) else value
+
+
 def _words(args: argparse.Namespace) -> list[str]:
     """The arguments that were given, as words."""
     given = {key: value for key, value in vars(args).items() if value is not None and value is not False}
-    words = {key: " ".join(value) if isinstance(value, list) else value for key, value in given.items()}
+    words = {key: " ".join(map(str, value)) if isinstance(value, list) else value for key, value in given.items()}
     return [f"--{key}" if value is True else f"--{key} {value}" for key, value in words.items()]
 
 

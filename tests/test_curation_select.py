@@ -15,6 +15,7 @@ from curation import MODEL, write_names
 from data_curation import embed, select
 from data_curation.choice import deal
 from data_curation.features import SETTINGS, Features, FeaturesError, normalised
+from data_curation.joined import open_features
 from data_curation.neighbours import by_name, nearest
 from data_curation.select import score_pool
 from image_data.mixture import open_source
@@ -313,6 +314,33 @@ def test_images_that_are_trained_on_anyway_are_left_out(tmp_path, made):
     assert f"--trained_on {df2k}" in (tmp_path / "out" / "data_ldcc.txt").read_text()
     with pytest.raises(SystemExit, match="nowhere does not exist"):
         select.main([*words, "nowhere", "--top_k", "1"])
+
+
+def test_several_folders_are_one_pool(made, tmp_path):
+    """Whatever their order, the choice is that of one folder with all images."""
+    words = ["--per_query", "2", "--queries", str(tmp_path / "queries")]
+    write_names(tmp_path / "a", POOL[3:], ["/d/d.png", "/d/e.png"], shard=1)
+    write_names(tmp_path / "b", POOL[:3], [f"/d/{letter}.png" for letter in "abc"])
+    select.main([*made, *words])
+    for number, parts in enumerate((["a", "b"], ["b", "a"])):
+        out = tmp_path / f"o{number}"
+        select.main(["--pool", *(str(tmp_path / part) for part in parts), *words, "--out", str(out)])
+        assert listed(out) == listed(tmp_path / "out") and table(out) == table(tmp_path / "out")
+        found = json.loads((out / "data_ldcc.json").read_text())
+        assert found["counts"]["pool"] == 5 and found["parameters"]["pool"] == [str(tmp_path / part) for part in parts]
+    joined = open_features([tmp_path / "a", tmp_path / "b"])
+    assert joined.vectors([4, 0, 2]).tolist() == POOL[[2, 3, 0]].tolist() and joined.column("name")[1] == "/d/e.png"
+    assert [len(shard) for shard in joined.shards()] == [1, 1, 3]
+
+
+def test_folders_that_cannot_be_one_pool_are_refused(made, tmp_path, monkeypatch):
+    write_names(tmp_path / "again", POOL[:1], ["/d/c.png"])
+    with pytest.raises(SystemExit, match=r"1 images are in several of the folders, /d/c\.png first"):
+        select.main([*made, "--pool", str(tmp_path / "pool"), str(tmp_path / "again"), "--top_k", "1"])
+    monkeypatch.setattr("curation.MODEL", "another")
+    write_names(tmp_path / "other", POOL[:1], ["/d/x.png"])
+    with pytest.raises(SystemExit, match=r"other was made with another, .*pool with hand:made"):
+        select.main([*made, "--pool", str(tmp_path / "pool"), str(tmp_path / "other"), "--top_k", "1"])
 
 
 def test_flipped_bytes_and_embeddings_that_are_not_finite_are_noticed(made, tmp_path):

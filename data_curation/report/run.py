@@ -25,6 +25,7 @@ from pyarrow import csv as arrow_csv
 from data_curation.dedup.decisions import REMOVED
 from data_curation.features import Features
 from data_curation.images import find_image
+from data_curation.joined import open_features
 from data_curation.neighbours import nearest
 from data_curation.pictures import captioned, fitted, sheet
 from data_curation.pictures import pair as side_by_side
@@ -66,7 +67,7 @@ class Inputs:
         self.removed = _read_removed(duplicates / "duplicates.csv")
         self.picture = duplicates / "duplicates.png"
         parameters = self.selection["parameters"]
-        self.pool, self.queries = Features(parameters["pool"]), Features(parameters["queries"])
+        self.pool, self.queries = open_features(parameters["pool"]), Features(parameters["queries"])
         self._check()
 
     def _check(self) -> None:
