@@ -290,34 +290,42 @@ def percent(count: int, total: int) -> str:
     return f"{count / total:.1%}" if total else ""
 
 
+AT = (10**6, 10**7, 10**8)  # images that the cost of curation is calculated for
+LINEAR = ("an image of the pool decoded", "an image looked up in 100 evaluation")
+GROWING = ("an image looked up in a pool", "near embeddings", "near hashes", "scored")
+
+
 def curation_cost(result: Result) -> list[Table]:
     """CPU time of deduplication's steps, and what follows for a hundred million images."""
     rows = [[r["step"], f"{r['count']:,}", f"{1000 * r['cpu_seconds'] / r['count']:.2f}", gibibytes(r["peak_bytes"]),
              f"{r['recall']:.2%}" if "recall" in r else ""] for r in result["rows"]]  # fmt: skip
-    measured = Table(["step", "count", "CPU ms each", "peak, GiB", "recall"], rows)
-    growth = [found for step in GROWING if (found := growth_of(step, result["rows"]))]
-    if not growth:
-        return [measured]
-    head = ["step", "time grows with n to the", *(f"{images // 10**6} M: core hours, GiB" for images in AT)]
-    return [measured, Table(head, growth)]
-
-
-GROWING, AT = ("near embeddings in", "near hashes in", "scored,"), (10**6, 10**7, 10**8)
+    tables = [Table(["step", "count", "CPU ms each", "peak, GiB", "recall"], rows)]
+    found = [growth_of(step, result["rows"]) for step in (*LINEAR, *GROWING)]
+    if growth := [row for row in found if row]:
+        sizes = [f"{count // 10**6} M" for count in AT]
+        head = ["step", "time grows as", *(f"{size}: core hours" for size in sizes), f"{sizes[-1]}: days of 64 cores",
+                f"{sizes[-1]}: GiB of memory"]  # fmt: skip
+        tables.append(Table(head, growth))
+    if disk := [r["disk_bytes"] for r in result["rows"] if "disk_bytes" in r]:
+        tables.append(
+            Table(["images", "features on disk, GiB"], [[f"{n:,}", f"{disk[-1] * n / 2**30:,.0f}"] for n in AT])
+        )
+    return tables
 
 
 def growth_of(step: str, measured: list[dict[str, Any]]) -> list[str]:
-    """A power fitted to a step's times at several sizes, and what it gives at others, memory in proportion."""
+    """A power of the pool's size fitted to a step's times, and what it gives at AT; in proportion if measured once."""
     rows = [r for r in measured if r["step"].startswith(step)]
-    if len(rows) < 2:
+    if not rows:
         return []
-    logs = np.log([[r["count"], r["cpu_seconds"]] for r in rows])
-    power, level = np.polyfit(*logs.T, 1)
-    few, many = rows[0], rows[-1]
-    each = (many["peak_bytes"] - few["peak_bytes"]) / (many["count"] - few["count"])
-    hours = [np.exp(level + power * np.log(n)) / 3600 for n in AT]
-    memory = [(many["peak_bytes"] + each * (n - many["count"])) / 2**30 for n in AT]
-    at = [f"{time:,.1f}, {size:,.0f}" for time, size in zip(hours, memory, strict=True)]
-    return [step.split(" in")[0].rstrip(","), f"{power:.2f}", *at]
+    few, many, power, memory = rows[0], rows[-1], 1.0, ""
+    if len(rows) > 1:
+        logs = np.log([[r["count"], r["cpu_seconds"]] for r in rows])
+        power = float(np.polyfit(*logs.T, 1)[0])
+        each = (many["peak_bytes"] - few["peak_bytes"]) / (many["count"] - few["count"])
+        memory = f"{(many['peak_bytes'] + each * (AT[-1] - many['count'])) / 2**30:,.0f}"
+    hours = [many["cpu_seconds"] * (count / many["count"]) ** power / 3600 for count in AT]
+    return [step, f"n^{power:.2f}", *(f"{hour:,.1f}" for hour in hours), f"{hours[-1] / 64 / 24:,.1f}", memory]
 
 
 def curation_select(result: Result) -> list[Table]:

@@ -60,14 +60,14 @@ def thumbnail(name: str, digest: str) -> bytes:
 
 def _write_thumbnails(folder: Path, digests: dict[str, str], workers: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    there = {path.stem for path in folder.iterdir()}
-    for digest in there - set(digests.values()):
-        (folder / f"{digest}.jpg").unlink(missing_ok=True)
-    missing = {digest: name for name, digest in digests.items() if digest not in there}
+    missing = {f"{digest}.jpg": name for name, digest in digests.items()}
+    for path in list(folder.iterdir()):
+        if not missing.pop(path.name, None):
+            path.unlink()  # of a former choice, or of a run that was killed
 
     def write(one: tuple[str, str]) -> None:
-        digest, name = one
-        write_bytes(folder / f"{digest}.jpg", thumbnail(name, digest))
+        file, name = one
+        write_bytes(folder / file, thumbnail(name, Path(file).stem))
 
     with ThreadPoolExecutor(workers) as threads:
         for part in _parts(list(missing.items())):
