@@ -29,6 +29,8 @@ from benchmarks.common import BENCH, Image, in_child, maxrss_bytes, publish, set
 from benchmarks.render import RESULTS
 from data_curation import dedup, embed, select
 from data_curation.dedup.agreement import MIN_AGREEING, MIN_LEAK, MIN_SHARE, verify
+from data_curation.dedup.candidates import Limits, near_hashes
+from data_curation.dedup.cells import neighbours_by_cells
 from data_curation.dedup.decisions import REMOVED
 from data_curation.dedup.judging import EVALUATION_SIDE
 from data_curation.dedup.keypoint_index import EvaluationIndex, sharing_within
@@ -36,7 +38,7 @@ from data_curation.dedup.registration import COUNT, view
 from data_curation.embed.decode import measure
 from data_curation.embed.keypoints import HASHED, find_keypoints, hashed
 from data_curation.features import SETTINGS, Features, Record, Settings, normalised, write_shard
-from data_curation.neighbours import by_name
+from data_curation.neighbours import by_name, nearest
 from models.team08_HATFreq.image_io import list_images, read_rgb, write_png
 from models.team08_HATFreq.system import write_bytes
 
@@ -598,6 +600,10 @@ def measure_cost(args: argparse.Namespace) -> None:
     views = [(view(one), view(other, EVALUATION_SIDE)) for one, other in zip(images[::2], evaluation, strict=False)]
     rows.append(cost("a pair registered and judged", len(views), lambda: [verify(*pair, MIN_LEAK) for pair in views]))
     rows += [in_child(look_up_within, size) for size in args.sizes]
+    with tempfile.TemporaryDirectory(dir=args.work) as folder:
+        for size in args.pools:
+            make_pool(Path(folder) / str(size), size)
+            rows += [in_child(way, Path(folder) / str(size)) for way in (near_by_cells, near_by_hashes, scored)]
     data = f"{len(images)} photographs of 481x321, {len(evaluation)} evaluation images"
     print(publish(args.out, "curation_cost", rows, setting(args.argv, packages=PACKAGES, data=data)))
 
@@ -609,6 +615,62 @@ def look_up_within(size: int) -> Row:
     for one in pool:
         one["code"] = rng.integers(0, 256, one["code"].shape, dtype=np.uint8)
     row = cost(f"an image looked up in a pool of {size:,}", size, lambda: sharing_within(pool))
+    return row | {"peak_bytes": maxrss_bytes(resource.getrusage(resource.RUSAGE_SELF))}
+
+
+def make_pool(folder: Path, count: int) -> None:
+    """A features folder of random embeddings and hashes, a quarter of them near another quarter: the hardest case for
+    cells, since photographs lie in groups.
+    """
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((count, DIMENSION), np.float32)
+    quarter = count // 4
+    noise = np.sqrt(1 / rng.uniform(0.95, 1, quarter).astype(np.float32) ** 2 - 1)[:, None]  # cosines of 0.95 to 1
+    vectors[quarter : 2 * quarter] = vectors[:quarter] + noise * vectors[-quarter:]
+    hashes = rng.integers(0, 2**63, (count, 8), np.uint64)
+    folder.mkdir(parents=True)
+    settings = Settings("synthetic:none", "none", 1, DIMENSION, "fp32", ("synthetic",), SHARD, count)
+    write_bytes(folder / SETTINGS, settings.encode())
+    keypoints = rng.integers(0, 256, 256 * HASHED.itemsize, dtype=np.uint8).tobytes()
+    for number, start in enumerate(range(0, count, SHARD)):
+        part = range(start, min(start + SHARD, count))
+        records = [
+            Record(
+                f"/{row:09}.png", 480, 480, 400_000, f"{row:040}", hashes[row].tolist(), 1, 100, bytes(768), keypoints
+            )
+            for row in part
+        ]
+        write_shard(folder, number, normalised(vectors[part.start : part.stop]), records, [], settings, "")
+
+
+def near_by_cells(folder: Path, sample: int = 500) -> Row:
+    """The embeddings' neighbours within a pool; recall of the pairs that an exact search of a sample finds."""
+    pool = Features(folder)
+    limits, found = Limits(), list[tuple[int, int]]()
+    row = cost(f"near embeddings in {len(pool):,}", len(pool),
+               lambda: found.extend(neighbours_by_cells(pool, limits.nearest, limits.cosine)))  # fmt: skip
+    row["peak_bytes"] = maxrss_bytes(resource.getrusage(resource.RUSAGE_SELF))
+    rows = np.random.default_rng(1).permutation(len(pool) // 2)[:sample]
+    near = nearest(pool.shards(), pool.vectors(rows), limits.nearest + 1, limits.cosine)
+    exact = {(int(one), int(mine)) for mine, (partners, _) in zip(rows, near, strict=True) for one in partners} - {
+        (int(mine), int(mine)) for mine in rows
+    }
+    disk = sum(path.stat().st_size for path in folder.iterdir()) / len(pool)
+    return row | {"recall": len(exact & set(found)) / len(exact), "disk_bytes": disk}
+
+
+def near_by_hashes(folder: Path) -> Row:
+    """The perceptual hashes' neighbours within a pool."""
+    hashes = Features(folder).phashes()
+    row = cost(f"near hashes in {len(hashes):,}", len(hashes), lambda: near_hashes(hashes[:, 0], hashes, Limits.phash))
+    return row | {"peak_bytes": maxrss_bytes(resource.getrusage(resource.RUSAGE_SELF))}
+
+
+def scored(folder: Path) -> Row:
+    """A pool's scores by 100 queries."""
+    pool = Features(folder)
+    queries = pool.vectors(range(QUERIES))
+    row = cost(f"scored, {len(pool):,}", len(pool), lambda: select.score_pool(pool.shards(), len(pool), queries))
     return row | {"peak_bytes": maxrss_bytes(resource.getrusage(resource.RUSAGE_SELF))}
 
 
@@ -734,6 +796,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     add("--count", type=int, default=100, help="cost: images (default %(default)s)")
     add("--sizes", type=int, nargs="+", default=[2000, 8000], help="cost: pools of random keypoints")
+    add("--pools", type=int, nargs="+", default=[10_000, 30_000, 100_000], help="cost: pools of random embeddings")
     add("--pool", type=int, default=2_000_000, help="select: embeddings (default %(default)s)")
     add("--rounds", type=int, default=2, help="select: runs of each way (default %(default)s)")
     args = parser.parse_args(argv)

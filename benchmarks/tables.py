@@ -333,11 +333,42 @@ def percent(count: int, total: int) -> str:
     return f"{count / total:.1%}" if total else ""
 
 
+AT = (10**6, 10**7, 10**8)  # images that the cost of curation is calculated for
+LINEAR = ("an image of the pool decoded", "an image looked up in 100 evaluation")
+GROWING = ("an image looked up in a pool", "near embeddings", "near hashes", "scored")
+
+
 def curation_cost(result: Result) -> list[Table]:
-    """CPU time of deduplication's steps."""
-    rows = [[r["step"], f"{r['count']:,}", f"{1000 * r['cpu_seconds'] / r['count']:.2f}", gibibytes(r["peak_bytes"])]
-            for r in result["rows"]]  # fmt: skip
-    return [Table(["step", "count", "CPU ms each", "peak, GiB"], rows)]
+    """CPU time of deduplication's steps, and what follows for a hundred million images."""
+    rows = [[r["step"], f"{r['count']:,}", f"{1000 * r['cpu_seconds'] / r['count']:.2f}", gibibytes(r["peak_bytes"]),
+             f"{r['recall']:.2%}" if "recall" in r else ""] for r in result["rows"]]  # fmt: skip
+    tables = [Table(["step", "count", "CPU ms each", "peak, GiB", "recall"], rows)]
+    found = [growth_of(step, result["rows"]) for step in (*LINEAR, *GROWING)]
+    if growth := [row for row in found if row]:
+        sizes = [f"{count // 10**6} M" for count in AT]
+        head = ["step", "time grows as", *(f"{size}: core hours" for size in sizes), f"{sizes[-1]}: days of 64 cores",
+                f"{sizes[-1]}: GiB of memory"]  # fmt: skip
+        tables.append(Table(head, growth))
+    if disk := [r["disk_bytes"] for r in result["rows"] if "disk_bytes" in r]:
+        tables.append(
+            Table(["images", "features on disk, GiB"], [[f"{n:,}", f"{disk[-1] * n / 2**30:,.0f}"] for n in AT])
+        )
+    return tables
+
+
+def growth_of(step: str, measured: list[dict[str, Any]]) -> list[str]:
+    """A power of the pool's size fitted to a step's times, and what it gives at AT; in proportion if measured once."""
+    rows = [r for r in measured if r["step"].startswith(step)]
+    if not rows:
+        return []
+    few, many, power, memory = rows[0], rows[-1], 1.0, ""
+    if len(rows) > 1:
+        counts, seconds = (np.log([r[key] for r in rows]) for key in ("count", "cpu_seconds"))
+        power = float(np.polyfit(counts, seconds, 1)[0])
+        each = (many["peak_bytes"] - few["peak_bytes"]) / (many["count"] - few["count"])
+        memory = f"{(many['peak_bytes'] + each * (AT[-1] - many['count'])) / 2**30:,.0f}"
+    hours = [many["cpu_seconds"] * (count / many["count"]) ** power / 3600 for count in AT]
+    return [step, f"n^{power:.2f}", *(f"{hour:,.1f}" for hour in hours), f"{hours[-1] / 64 / 24:,.1f}", memory]
 
 
 def curation_select(result: Result) -> list[Table]:

@@ -138,6 +138,11 @@ class Features:
                 f"see {shard_path(self.folder, 0, 'unreadable.csv')}"
             )
 
+    @property
+    def folders(self) -> list[Path]:
+        """Where the rows come from."""
+        return [self.folder]
+
     def __len__(self) -> int:
         return int(self._starts[-1])
 

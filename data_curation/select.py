@@ -16,6 +16,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from hashlib import sha1
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -24,20 +25,27 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from data_curation.choice import Choice, choose, images_per_query, wanted
 from data_curation.embed.run import positive
 from data_curation.features import Features, FeaturesError
+from data_curation.joined import open_features
 from data_curation.neighbours import Nearest, Shards, by_name, products
-from image_data.sources import IN_SHARD, DataError
+from image_data.sources import IN_SHARD, DataError, expand
+from models.team08_HATFreq.image_io import ImageError
 from models.team08_HATFreq.system import atomic_write, write_bytes
 
 NAME = "data_ldcc"
-COLUMNS = ("name", "score", "nearest_query", "rank", "chosen", "reason")
+COLUMNS = ("name", "score", "nearest_query", "rank", "chosen", "reason", "quota_of")
 _BINS = 200  # of the histogram of scores, from -1 to 1
 _NEARLY_EQUAL = 0.98  # score from which on an image may well be the query itself
 
 
 def gates(table: pa.Table, removed: set[str], args: argparse.Namespace) -> dict[str, NDArray[np.bool_]]:
     """What keeps images out of the choice: reason -> which rows it holds for.
+
+    Args:
+        table: name, height, width, bytes, sha1, blockiness and sharpness of every row.
+        removed: names that --exclude lists.
 
     Raises:
         DataError: an image to leave out that the pool does not hold.
@@ -50,6 +58,8 @@ def gates(table: pa.Table, removed: set[str], args: argparse.Namespace) -> dict[
             lost = sorted(removed - set(names.filter(pa.array(out)).to_pylist()))
             raise DataError(f"{args.exclude} names {lost[0]}, which the pool does not hold: give this pool's own list")
         found["duplicate"] = out
+    if args.trained_on:
+        found["trained on anyway"] = among(table, args.trained_on)
     if args.min_side:
         sides = np.minimum(np.asarray(table["height"]), np.asarray(table["width"]))
         found[f"side below {args.min_side}"] = sides < args.min_side
@@ -58,6 +68,25 @@ def gates(table: pa.Table, removed: set[str], args: argparse.Namespace) -> dict[
     if args.min_sharpness is not None:
         found[f"sharpness below {args.min_sharpness:g}"] = np.asarray(table["sharpness"]) < args.min_sharpness
     return found
+
+
+def among(table: pa.Table, words: Sequence[str]) -> NDArray[np.bool_]:
+    """Which rows are images of these folders or lists: the same file, or one of the same bytes.
+
+    Args:
+        table: name, bytes and sha1 of every row.
+        words: see `expand`.
+
+    Raises:
+        DataError, ImageError: a word without images, or an image that cannot be read.
+    """
+    images = [image for word in words for image in expand(word)]
+    files = {_resolved(image.name) for image in images}
+    same = np.array([_resolved(name) in files for name in table["name"].to_pylist()])
+    sizes = set(table["bytes"].to_pylist())  # only files of an equal size are read
+    alike = (image for image in images if (image.size if image.member else image.path.stat().st_size) in sizes)
+    digests = pa.array({sha1(image.content()).hexdigest() for image in alike}, pa.string())
+    return same | np.asarray(pc.is_in(table["sha1"], digests))
 
 
 def score_pool(
@@ -104,66 +133,40 @@ def score_pool(
     return scores, which
 
 
-def choose(
-    args: argparse.Namespace, scores: NDArray[np.float64], order: NDArray[np.int64], nearest: Nearest | None
-) -> tuple[NDArray[np.bool_], str]:
-    """Which rows are chosen, and why the other eligible ones are not.
-
-    Args:
-        order: the eligible rows by rank.
-
-    Raises:
-        DataError: fewer are eligible than asked for, or none is chosen.
-    """
-    if nearest:
-        rows, why = np.concatenate(nearest.rows), f"not among the {args.per_query} nearest of any query"
-    elif args.top_k:
-        if args.top_k > len(order):
-            raise DataError(
-                f"--top_k {args.top_k} of {len(order)} images that pass: ask for fewer, or loosen the gates"
-            )
-        rows, why = order[: args.top_k], f"not among the {args.top_k} most similar"
-    else:
-        rows, why = order[scores[order] >= args.threshold], f"score below {args.threshold:g}"
-    if not len(rows):
-        raise DataError(
-            f"no image is chosen: of {len(order)} that pass the gates, none is similar enough; lower the bar"
-        )
-    chosen = np.zeros(len(scores), bool)
-    chosen[rows] = True
-    return chosen, why
-
-
 def run(args: argparse.Namespace) -> None:
     """Select.
 
     Raises:
         DataError: features that do not belong together, a list of another pool, or nothing to choose.
     """
-    pool, queries = Features(args.pool), Features(args.queries)
+    pool, queries = open_features(args.pool), Features(args.queries)
     check_same_encoder(pool, queries)
     removed = read_names(args.exclude) if args.exclude else set()
-    table = pool.columns("name", "height", "width", "blockiness", "sharpness")
+    table = pool.columns("name", "height", "width", "bytes", "sha1", "blockiness", "sharpness")
     closed = gates(table, removed, args)
     eligible = np.ones(len(pool), bool)
     for held in closed.values():
         eligible &= ~held
     place = by_name(table["name"])
     query_names, vectors = _queries_by_name(queries)
-    nearest = Nearest(len(queries), args.per_query, eligible=eligible, place=place) if args.per_query else None
+    count = min(wanted(args, len(queries)), len(pool))
+    nearest = Nearest(len(queries), count, eligible=eligible, place=place) if count else None
     scores, which = score_pool(pool.shards(), len(pool), vectors, args.score, args.top_m, nearest)
     order = np.lexsort((place, -scores))  # equals by their names
     order = order[eligible[order]]
-    chosen, why = choose(args, scores, order, nearest)
-    warnings = check_choice(args, pool, queries, scores, chosen)
-    reasons = _reasons(closed, chosen, why)
+    choice = choose(args, pool, scores, order, nearest)
+    chosen = choice.chosen
+    warnings = check_choice(args, pool, queries, scores, choice)
+    reasons = _reasons(closed, choice)
+    quotas = np.append(np.array(query_names, object), "")[choice.query]  # the last for -1
     out = np.flatnonzero(~eligible)
     rows = np.concatenate([order, out[np.argsort(place[out])]])
 
     args.out.mkdir(parents=True, exist_ok=True)
     names = table["name"].combine_chunks()
-    write_table(args.out / f"{NAME}.csv", names, query_names, scores, which, rows, len(order), chosen, reasons)
-    summary = summarise(args, pool, queries, closed, scores, eligible, chosen, warnings)
+    write_table(args.out / f"{NAME}.csv", names, query_names, scores, which, rows, len(order), chosen, reasons,
+                quotas)  # fmt: skip
+    summary = summarise(args, pool, queries, closed, scores, which, eligible, choice, warnings)
     write_bytes(args.out / f"{NAME}.json", (json.dumps(summary, indent=2) + "\n").encode())
     listed = [names[int(row)].as_py() for row in order[chosen[order]]]
     write_list(args.out / f"{NAME}.txt", listed, args)
@@ -177,13 +180,14 @@ def check_choice(
     pool: Features,
     queries: Features,
     scores: NDArray[np.float64],
-    chosen: NDArray[np.bool_],
+    choice: Choice,
 ) -> list[str]:
     """Warnings of what is probably a mistake.
 
     Raises:
         DataError: queries are among the chosen.
     """
+    chosen = choice.chosen
     same = np.asarray(pc.is_in(pool.columns("sha1")["sha1"], queries.columns("sha1")["sha1"].combine_chunks())) & chosen
     if same.any():
         raise DataError(
@@ -193,6 +197,8 @@ def check_choice(
     warnings = []
     if not args.exclude:
         warnings.append("no --exclude: nothing keeps evaluation images out of the choice")
+    if choice.lacking:
+        warnings.append(f"{choice.lacking} queries have fewer images than --per_query, for want of cells with room")
     if near := int((scores[chosen] >= _NEARLY_EQUAL).sum()):
         warnings.append(f"{near} of the chosen images have a score of {_NEARLY_EQUAL} or more: are they test images?")
     ours, theirs = (_typical_side(features) for features in (pool, queries))
@@ -236,6 +242,7 @@ def write_table(
     eligible: int,
     chosen: NDArray[np.bool_],
     reasons: NDArray[np.object_],
+    quotas: NDArray[np.object_],
 ) -> None:
     """A row an image, streamed: the eligible ones by rank, then the others by name, without a rank."""
     with atomic_write(path) as binary, io.TextIOWrapper(binary, encoding="utf-8", newline="") as file:
@@ -244,7 +251,7 @@ def write_table(
         for place, row in enumerate(rows.tolist(), start=1):
             rank = place if place <= eligible else ""
             writer.writerow((names[row].as_py(), f"{scores[row]:.6f}", queries[which[row]], rank, int(chosen[row]),
-                             reasons[row]))  # fmt: skip
+                             reasons[row], quotas[row]))  # fmt: skip
 
 
 def write_list(path: Path, names: list[str], args: argparse.Namespace) -> None:
@@ -263,11 +270,13 @@ def summarise(
     queries: Features,
     closed: dict[str, NDArray[np.bool_]],
     scores: NDArray[np.float64],
+    which: NDArray[np.int64],
     eligible: NDArray[np.bool_],
-    chosen: NDArray[np.bool_],
+    choice: Choice,
     warnings: list[str],
 ) -> dict[str, Any]:
     """Every parameter and count, and warnings; an image that several gates close to counts for the first."""
+    chosen = choice.chosen
     left, by_gate = np.ones(len(pool), bool), {}
     for reason, held in closed.items():
         by_gate[reason] = int((left & held).sum())
@@ -275,7 +284,7 @@ def summarise(
     edges = np.linspace(-1, 1, _BINS + 1)
     clipped = np.clip(scores, -1, 1)  # float16 rounds lengths to 1 +- 0.0003
     return {
-        "parameters": {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()},
+        "parameters": {key: _plain(value) for key, value in vars(args).items()},
         "pool": asdict(pool.settings),
         "queries": asdict(queries.settings),
         "counts": {
@@ -285,7 +294,9 @@ def summarise(
             "left_out": by_gate,
             "eligible": int(eligible.sum()),
             "chosen": int(chosen.sum()),
+            "of_full_cells": int(choice.full.sum()),
         },
+        "images_per_query": images_per_query(np.where(choice.query < 0, which, choice.query)[chosen], len(queries)),
         "scores": {
             "highest": float(scores[chosen].max()),
             "lowest_chosen": float(scores[chosen].min()),
@@ -304,25 +315,32 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         prog="data_curation.select", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--pool", type=Path, required=True, help="features folder to choose from")
+    add("--pool", type=Path, nargs="+", required=True, help="features folders to choose from, read as one")
     add("--queries", type=Path, required=True, help="features folder of the images to be similar to")
     add("--out", type=Path, required=True, help=f"folder for {NAME}.txt, .csv and .json")
-    how = parser.add_mutually_exclusive_group(required=True)
-    how.add_argument("--top_k", type=positive, help="choose this many, the most similar")
-    how.add_argument("--threshold", type=float, help="choose all of at least this score")
-    how.add_argument("--per_query", type=positive, help="choose the nearest so many of every query, together")
+    add("--top_k", type=positive, help="choose this many, the most similar")
+    add("--threshold", type=float, help="choose all of at least this score")
+    add("--per_query", type=positive,
+        help="choose the nearest so many of every query; with --top_k, deal every query so many first")  # fmt: skip
+    add("--diversity", type=positive, help="with --top_k: at most so many of a cell of like images (k-means)")
     add("--score", choices=("max", "mean", "top"), default="max",
         help="over the queries: the nearest, the mean of all, or of the --top_m nearest (default: max)")  # fmt: skip
     add("--top_m", type=positive, help="with --score top: how many queries")
     add("--exclude", type=Path, help="names to leave out: removed.txt of data_curation.dedup")
+    add("--trained_on", nargs="+",
+        help="folders or lists whose images are trained on beside the choice: those are left out")  # fmt: skip
     add("--min_side", type=positive, help="least pixels of the shorter side")
     add("--max_blockiness", type=float, help="JPEG's grid: 1 without, 1.2 visible, 1.5 strong")
     add("--min_sharpness", type=float, help="variance of the Laplacian: a few tens are a blurred photograph")
     add("--relative", action="store_true", help="names relative to the list's folder, which may then be moved along")
     args = parser.parse_args(argv)
+    if (args.threshold is None) == (args.top_k is None and args.per_query is None):
+        parser.error("give --top_k, --per_query or both, or --threshold alone")
+    if args.diversity and not args.top_k:
+        parser.error("--diversity limits the choice of --top_k: give that too")
     if (args.score == "top") != bool(args.top_m):
         parser.error("--score top and --top_m go together")
-    if args.per_query and args.score != "max":
+    if args.per_query and not args.top_k and args.score != "max":
         parser.error("--per_query takes each query's nearest images: --score has no part in it")
     return args
 
@@ -332,7 +350,7 @@ def main(argv: list[str] | None = None) -> None:
     args = arguments(argv)
     try:
         run(args)
-    except (DataError, OSError) as error:
+    except (DataError, ImageError, OSError) as error:
         raise SystemExit(f"data_curation.select: {error}") from error
 
 
@@ -348,26 +366,45 @@ def _typical_side(features: Features) -> float:
     return float(np.median(sides)) / features.settings.downscale
 
 
-def _reasons(closed: dict[str, NDArray[np.bool_]], chosen: NDArray[np.bool_], why: str) -> NDArray[np.object_]:
+def _reasons(closed: dict[str, NDArray[np.bool_]], choice: Choice) -> NDArray[np.object_]:
     """Why each row is not chosen; empty if it is."""
-    found = np.full(len(chosen), why, object)
-    found[chosen] = ""
+    found = np.full(len(choice.chosen), choice.why, object)
+    found[choice.full] = "its cell of like images is full"
+    found[choice.chosen] = ""
     for reason, held in reversed(closed.items()):
         found[held] = reason
     return found
 
 
 def _relative(name: str, folder: Path) -> str:
+    """A name as seen from a folder; `..` leads from where the folder really is, if it was reached by a link."""
     file, separator, member = name.partition(IN_SHARD)
-    relative = os.path.relpath(file, folder.absolute())
+    base = Path(os.path.abspath(folder))
+    common = Path(os.path.commonpath([file, base]))
+    if common.resolve() / base.relative_to(common) != base.resolve():
+        base = base.resolve()
+    relative = os.path.relpath(file, base)
     plain = PurePosixPath(relative).parts[0] == ".."
     return f"{relative if plain else f'./{relative}'}{separator}{member}"  # ./ before what could look like a comment
+
+
+def _resolved(name: str) -> str:
+    file, separator, member = name.partition(IN_SHARD)
+    return os.path.realpath(file) + separator + member
+
+
+def _plain(value: Any) -> Any:
+    """An argument as JSON holds it."""
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def _words(args: argparse.Namespace) -> list[str]:
     """The arguments that were given, as words."""
     given = {key: value for key, value in vars(args).items() if value is not None and value is not False}
-    return [f"--{key}" if value is True else f"--{key} {value}" for key, value in given.items()]
+    words = {key: " ".join(map(str, value)) if isinstance(value, list) else value for key, value in given.items()}
+    return [f"--{key}" if value is True else f"--{key} {value}" for key, value in words.items()]
 
 
 if __name__ == "__main__":

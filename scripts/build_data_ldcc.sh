@@ -12,7 +12,11 @@
 #               $DATA/DIV2K, and $DATA/benchmark/**, as far as they are there)
 #     ENCODER   words for data_curation.embed (default: --model ViT-L-14 --pretrained openai)
 #     SELECT    words for data_curation.select (default: --top_k 40000)
+#     TRAINED   images that stage 3 trains on beside the list, which are left out of it (default: DIV2K_train_HR and
+#               Flickr2K_HR, as far as they are there; empty to leave out none)
 #     OUT       (default: $DATA/Data-LDCC)
+#
+# The list holds relative paths: DATA may be moved or copied to another machine with the list inside.
 #
 # Results: OUT/data_ldcc.txt, .csv and .json, OUT/report/index.html.
 source "$(dirname "$0")/stage.sh"
@@ -30,6 +34,15 @@ else
     [ ! -d "$DATA/DIV2K/DIV2K_valid_HR" ] || guard+=("$DATA/DIV2K/DIV2K_valid_HR")
     [ ! -d "$DATA/benchmark" ] || guard+=("$DATA/benchmark/**")
 fi
+trained=()
+if [ -n "${TRAINED+given}" ]; then
+    read -ra trained <<< "$TRAINED"
+else
+    for folder in "$DATA/DIV2K/DIV2K_train_HR" "$DATA/Flickr2K/Flickr2K_HR"; do
+        [ ! -d "$folder" ] || trained+=("$folder")
+    done
+fi
+[ ${#trained[@]} -eq 0 ] || chosen+=(--trained_on "${trained[@]}")
 
 embed() {
     local gpus=${GPUS:-$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())')}
@@ -54,7 +67,7 @@ say "2/4  Near-duplicates of evaluation images, and within the pool"
 
 say "3/4  Selection"
 "$PYTHON" -m data_curation.select --pool "$OUT/features/pool" --queries "$OUT/features/queries" \
-    --exclude "$OUT/duplicates/removed.txt" "${chosen[@]}" --out "$OUT"
+    --exclude "$OUT/duplicates/removed.txt" "${chosen[@]}" --relative --out "$OUT"
 
 say "4/4  Report"
 "$PYTHON" -m data_curation.report --selection "$OUT" --duplicates "$OUT/duplicates" --out "$OUT/report"

@@ -50,7 +50,7 @@ def write_records(
 
 def write_names(folder: Path, vectors: np.ndarray, names: list[str], shard: int = 100, **known: list[Any]) -> Path:
     """The same of images that are no more than names, and what is known of them."""
-    records = [replace(BLANK, name=name, sha1=name, **{key: values[row] for key, values in known.items()})
+    records = [replace(BLANK, **{"name": name, "sha1": name, **{key: values[row] for key, values in known.items()}})
                for row, name in enumerate(names)]  # fmt: skip
     return write_records(folder, vectors, records, shard)
 

@@ -17,7 +17,7 @@ from curation import BLANK, PHOTOGRAPHS, alive, photograph, write_features, writ
 
 from benchmarks.curation import HELD_OUT, KINDS, WITH_OTHER, plant
 from data_curation import dedup
-from data_curation.dedup import candidates, judging
+from data_curation.dedup import candidates, cells, judging
 from data_curation.dedup import run as command
 from data_curation.dedup.agreement import MIN_LEAK, Verdict, verify
 from data_curation.dedup.candidates import Candidate, Limits
@@ -301,6 +301,32 @@ def test_near_embeddings_are_the_nearest_above_the_limit(tmp_path):
     queries = Features(write_features(tmp_path / "queries", paths[:1], vectors[:1]))
     assert candidates.near_embeddings(pool, queries, Limits(cosine=0.94, nearest=3)) == [(0, 0), (5, 0), (6, 0)]
     assert candidates.near_embeddings(pool, None, Limits(cosine=0.975, nearest=1)) == [(5, 0), (0, 5)]
+
+
+def test_cells_find_nearly_all_that_a_comparison_of_all_finds(tmp_path, monkeypatch):
+    rng = np.random.default_rng(1)
+    vectors = rng.standard_normal((4000, 32))
+    vectors[3000:] = vectors[:1000] + 0.15 * rng.standard_normal((1000, 32))  # cosines of about 0.99
+    records = [replace(BLANK, name=f"{row}", sha1=f"{row}") for row in range(4000)]
+    pool = Features(write_records(tmp_path / "pool", normalised(vectors.astype(np.float32)), records, 1500))
+    exact = candidates.near_embeddings(pool, None, Limits(cosine=0.95))
+    monkeypatch.setattr(cells, "EXACT", 100)
+    found = candidates.near_embeddings(pool, None, Limits(cosine=0.95))
+    assert len(exact) == 2000 and len(set(found) & set(exact)) >= 1990 and len(set(found) - set(exact)) == 0
+    assert found == candidates.near_embeddings(pool, None, Limits(cosine=0.95))
+
+
+def test_equal_embeddings_make_one_pair_each(tmp_path, monkeypatch):
+    """Ten thousand in one cell would be compared a hundred million times: only one of them is in a cell."""
+    vectors = np.repeat(np.eye(2, 8, dtype=np.float16), [10_000, 1], axis=0)
+    records = [replace(BLANK, name=f"{row}", sha1=f"{row}") for row in range(10_001)]
+    pool = Features(write_records(tmp_path / "pool", vectors, records, 10_001))
+    indexed = []
+    index = cells._index
+    monkeypatch.setattr(cells, "_index", lambda pool, rows: indexed.append(rows.tolist()) or index(pool, rows))
+    monkeypatch.setattr(cells, "EXACT", 100)
+    pairs = candidates.near_embeddings(pool, None, Limits(cosine=0.95))
+    assert pairs == [(0, row) for row in range(1, 10_000)] and indexed == [[0, 10_000]]
 
 
 def test_thumbnails_resemble_in_any_orientation():

@@ -1,19 +1,25 @@
 """The report: its counts against its inputs, its drawings, the same bytes, and what it refuses."""
 
+import csv
 import json
 import re
+import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from hashlib import sha1
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pytest
-from curation import PHOTOGRAPHS, photograph, write_features, write_images
+from curation import BLANK, PHOTOGRAPHS, photograph, write_features, write_images, write_records
 
 from benchmarks.curation import plant
 from data_curation import report, select
 from data_curation.dedup import run as dedup_run
-from data_curation.features import Features
+from data_curation.features import Features, normalised
+from data_curation.report.gallery import SIDE, write_gallery
 from data_curation.report.run import BOX, Inputs, evenly, histogram, principal_axes
 from image_data.sources import DataError
 from models.team08_HATFreq.image_io import read_rgb
@@ -64,9 +70,9 @@ def test_the_flow_has_the_counts_of_the_inputs(made):
     losses = re.findall(r'class="loss">([^<]+)<', text)
     assert losses == ["none lost", "1 near-duplicates of evaluation images", "1 near-duplicates of larger images",
                       "1 side below 64", "5 less similar"]  # fmt: skip
-    assert re.findall(r"<b>([\d,]+)</b><span>([^<]+)<", text) == [
+    assert re.findall(r"<b>([\d,/ ]+)</b><span>([^<]+)<", text) == [
         ("12", "images in the pool"), ("2", "queries"), ("2", "duplicates removed"), ("4", "chosen"),
-        ("2", "queries that a chosen image is nearest to"),
+        ("2", "queries with images"), ("1 / 2 / 3", "images a query: least, median, most"),
     ]  # fmt: skip
 
 
@@ -76,6 +82,124 @@ def test_the_page_shows_every_picture_and_needs_no_network(made):
     assert all(read_rgb(made / name).std() > 10 for name in PICTURES)
     assert "http" not in text and "<script" not in text
     assert "leak.png" in text and "twin.png" in text and "mirrored" in text
+
+
+def gallery_data(folder: Path) -> dict:
+    return json.loads((folder / "gallery.js").read_text().removeprefix("const GALLERY = ").removesuffix(";\n"))
+
+
+def test_the_gallery_holds_every_chosen_image_with_its_query(stages, made, tmp_path):
+    data = gallery_data(made)
+    with (stages / "ldcc" / "data_ldcc.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["chosen"] == "1"]
+    found = [(name, f"{score:.6f}", data["queries"][k][0], str(rank)) for name, score, k, rank, _ in data["images"]]
+    assert found == [
+        (row["name"], row["score"], row["nearest_query"], row["rank"]) for row in rows]  # fmt: skip
+    files = {path.stem: path for path in (made / "thumbnails").iterdir()}
+    assert set(files) == {sha1(Path(name).read_bytes()).hexdigest() for name, *_ in [*data["images"], *data["queries"]]}
+    for name, *_, digest in data["images"]:
+        shown, image = read_rgb(files[digest]), read_rgb(name)
+        assert max(shown.shape) == SIDE and files[digest].stat().st_size < 8000
+        small = cv2.resize(image, shown.shape[1::-1], interpolation=cv2.INTER_AREA)
+        assert abs(shown.astype(int) - small).mean() < 12
+    out = tmp_path / "out"
+    (out / "thumbnails").mkdir(parents=True)
+    (out / "thumbnails" / f"{'0' * 40}.jpg").write_bytes(b"of a former choice")
+    kept = files[data["images"][0][-1]]
+    (out / "thumbnails" / kept.name).write_bytes(b"made before")
+    report.main([*words(stages, out), "--examples", "6"])
+    assert {path.stem for path in (out / "thumbnails").iterdir()} == set(files)
+    assert (out / "thumbnails" / kept.name).read_bytes() == b"made before"
+    assert (out / "gallery.js").read_bytes() == (made / "gallery.js").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, if it is installed."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("no Chromium (Debian: apt install chromium)")
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory) -> Path:
+    """A gallery of 300 images of three queries; the third has none."""
+    folder = tmp_path_factory.mktemp("many")
+    rng = np.random.default_rng(0)
+    images = [cv2.resize(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8), (160, 120)) for _ in range(300)]
+    paths = write_images(folder / "i", {f"<b>{number:03}": image for number, image in enumerate(images)})
+    queries = write_images(folder / "q", {f"query{number}": 255 - images[number] for number in range(3)})
+    names = {"nearest_query": [str(queries[number % 2]) for number in range(300)], "quota_of": [None] * 300}
+    chosen = pa.table({"name": [str(path) for path in paths], "score": np.linspace(0.9, 0.3, 300),
+                       "rank": range(1, 301), **names})  # fmt: skip
+    pools = [Features(write_features(folder / name, part)) for name, part in (("pool", paths), ("queries", queries))]
+    write_gallery(folder / "report", chosen, *pools, workers=2)
+    return folder / "report"
+
+
+def test_the_gallery_works_in_a_browser(many, browser):
+    page = browser.new_page()
+    page.set_default_timeout(120_000)
+    faults, asked = [], []
+    page.on("pageerror", faults.append)
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto((many / "gallery.html").as_uri())
+    captions = page.locator("figcaption")
+
+    def first() -> str:
+        return captions.first.inner_text().split("\n")[0]
+
+    def wait(words: str) -> None:
+        page.wait_for_function("words => document.body.innerText.includes(words)", arg=words)
+
+    assert captions.count() == 120 and page.locator("#count").inner_text() == "300 images"
+    assert first() == "<b>000.png" and "rank 1\nscore 0.900\nof query0.png" in captions.first.inner_text()
+    page.wait_for_function("document.querySelector('figure img').naturalWidth === 96")
+    assert len([url for url in asked if url.endswith(".jpg")]) < 120  # the others when they scroll into view
+    for words in ("page 2 of 3", "page 3 of 3"):
+        page.click("#next")
+        wait(words)
+    assert captions.count() == 60 and page.locator("#next").is_disabled()
+    page.select_option("#sort", "least")
+    wait("page 1 of 3")
+    assert first() == "<b>299.png"
+    page.fill("#search", "b>29")
+    wait("10 images")
+    assert first() == "<b>299.png" and captions.count() == 10
+    page.locator("figure a").first.click()  # of the image's query
+    wait("query, 150 images")
+    assert first() == "query1.png" and page.locator("#count").inner_text() == "150 images"
+    page.go_back()
+    wait("10 images")
+    page.click("text=Queries")
+    wait("3 queries")
+    assert "query, 0 images" in captions.nth(2).inner_text()
+    page.set_viewport_size({"width": 360, "height": 640})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert not faults and all(url.startswith("file:") for url in asked)
+
+
+@pytest.mark.slow
+def test_a_gallery_of_two_thousand_images_stays_small(tmp_path):
+    """So 40,000 stay below 100 MB: a thumbnail has its share, and so has a row of data."""
+    rng, photographs = np.random.default_rng(0), [photograph(name)[:312, :320] for name in PHOTOGRAPHS]
+    crops = zip(rng.integers(0, 4, 2000), rng.integers(0, 192, 2000), rng.integers(0, 160, 2000), strict=True)
+    images = {f"{n:05}": photographs[k][top : top + 120, left : left + 160] for n, (k, top, left) in enumerate(crops)}
+    paths = write_images(tmp_path / "i", images)
+    records = [replace(BLANK, name=str(path), sha1=sha1(path.read_bytes()).hexdigest()) for path in paths]
+    vectors = normalised(rng.standard_normal((2000, 8), np.float32))
+    pool = Features(write_records(tmp_path / "pool", vectors, records, 2000))
+    names = {"nearest_query": [str(paths[0])] * 2000, "quota_of": [None] * 2000}
+    chosen = pa.table({"name": [str(path) for path in paths], "score": np.linspace(0.9, 0.3, 2000),
+                       "rank": range(1, 2001), **names})  # fmt: skip
+    write_gallery(tmp_path / "report", chosen, pool, pool, workers=2)
+    files = [path for path in (tmp_path / "report").rglob("*") if path.is_file()]
+    assert len(files) > 1950 and sum(path.stat().st_size for path in files) < 2000 * 2500
 
 
 def test_the_map_has_every_image_once(made):

@@ -43,7 +43,9 @@ def datasets(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 def test_from_folders_to_the_list(root: Path, datasets: Path) -> None:
-    words = {"POOL": "pool", "QUERIES": "LR", "GUARD": "HR"}
+    (datasets / "DF2K").mkdir()
+    (datasets / "DF2K" / "known.png").write_bytes((datasets / "pool" / "coffee_0.png").read_bytes())
+    words = {"POOL": "pool", "QUERIES": "LR", "GUARD": "HR", "TRAINED": "DF2K"}
     environment = {**os.environ, **{key: str(datasets / name) for key, name in words.items()}, "GPUS": "0"}
     environment |= {"ENCODER": f"--backbone alexnet --weights {datasets / 'a.safetensors'}", "SELECT": "--top_k 3"}
     environment |= {"OUT": str(datasets / "out"), "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
@@ -52,8 +54,13 @@ def test_from_folders_to_the_list(root: Path, datasets: Path) -> None:
     assert done.returncode == 0, done.stderr
     removed = (datasets / "out" / "duplicates" / "removed.txt").read_text().splitlines()
     assert [Path(name).name for name in removed if not name.startswith("#")] == ["leak.jpg"]
-    chosen = expand(str(datasets / "out" / "data_ldcc.txt"))
+    table = (datasets / "out" / "data_ldcc.csv").read_text()
+    assert [Path(line.split(",")[0]).name for line in table.splitlines() if "trained on anyway" in line] == [
+        "coffee_0.png"]  # fmt: skip
+    page = (datasets / "out" / "report" / "index.html").read_text()
+    assert "1 trained on anyway" in page
+    moved = datasets.rename(datasets.with_name("another machine"))
+    chosen = expand(str(moved / "out" / "data_ldcc.txt"))
     assert len(chosen) == 3 and "leak" not in {image.stem for image in chosen}
     assert all(image.read_rgb().shape == (96, 96, 3) for image in chosen)
-    page = (datasets / "out" / "report" / "index.html").read_text()
-    assert "not CLIP" in page and read_rgb(datasets / "out" / "report" / "chosen.png").ndim == 3
+    assert "not CLIP" in page and read_rgb(moved / "out" / "report" / "chosen.png").ndim == 3

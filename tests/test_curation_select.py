@@ -3,6 +3,8 @@
 import csv
 import json
 import os
+from collections import Counter
+from hashlib import sha1
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +13,15 @@ import pytest
 from curation import MODEL, write_names
 
 from data_curation import embed, select
+from data_curation.choice import deal
 from data_curation.features import SETTINGS, Features, FeaturesError, normalised
+from data_curation.joined import open_features
 from data_curation.neighbours import by_name, nearest
 from data_curation.select import score_pool
+from image_data.mixture import open_source
 from image_data.sources import expand
 from models.team08_HATFreq.image_io import write_png
+from training.audit import audit
 
 # Eighths have few bits: the scores below are exact.
 QUERIES = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]], np.float16)
@@ -117,11 +123,11 @@ def test_top_k_writes_list_table_and_counts(made, tmp_path):
     assert [row["rank"] for row in rows] == list("12345")
     assert [row["chosen"] for row in rows] == list("11000")
     assert rows[0] == {"name": "/d/b.png", "score": "0.875000", "nearest_query": "/q/2.png", "rank": "1", "chosen": "1",
-                       "reason": ""}  # fmt: skip
+                       "reason": "", "quota_of": ""}  # fmt: skip
     assert rows[2]["reason"] == "not among the 2 most similar"
     summary = json.loads((tmp_path / "out" / "data_ldcc.json").read_text())
     assert summary["counts"] == {"pool": 5, "readable": 5, "queries": 3, "eligible": 5, "chosen": 2,
-                                 "left_out": {}}  # fmt: skip
+                                 "of_full_cells": 0, "left_out": {}}  # fmt: skip
     assert summary["parameters"]["top_k"] == 2
     assert summary["pool"]["model"] == MODEL
     assert (summary["scores"]["highest"], summary["scores"]["lowest_chosen"]) == (0.875, 0.5)
@@ -150,6 +156,65 @@ def test_per_query_takes_each_querys_nearest(made, tmp_path):
     # Query 1: a and e are equal, a by its name; 2: b; 3: e.
     assert listed(tmp_path / "out") == ["/d/b.png", "/d/a.png", "/d/e.png"]
     assert table(tmp_path / "out")[3]["reason"] == "not among the 1 nearest of any query"
+
+
+def test_quotas_are_dealt_in_turn_and_the_rest_goes_by_rank():
+    order, near = np.array([0, 1, 2, 3, 4, 5]), [np.array([0, 1, 2]), np.array([0, 2, 1]), np.array([5, 0, 1])]
+    # Round 1: 0 to the first query, 2 to the second, whose nearest is gone, 5 to the third; round 2: 1, then nothing.
+    assert deal(order, near, 6, 2) == ({0: 0, 2: 1, 5: 2, 1: 0, 3: -1, 4: -1}, [])
+    assert deal(order, near, 4, 1) == ({0: 0, 2: 1, 5: 2, 1: -1}, [])
+    cells = {0: 7, 1: 7, 2: 7, 3: 8, 4: 8, 5: 9}
+    assert deal(order, near, 3, 1, cells, 1) == ({0: 0, 5: 2, 3: -1}, [2, 1])
+
+
+def test_total_and_quota_starve_no_query(tmp_path):
+    """By score alone the first query takes the whole choice."""
+    queries, rng = np.eye(6, 12), np.random.default_rng(3)
+    pool = np.concatenate([
+        queries[number] * pull + 0.1 * rng.standard_normal((30, 12)) for number, pull in enumerate([9, 1, 1, 1, 1, 1])
+    ])  # fmt: skip
+    names = [f"/d/{number:03}.png" for number in range(180)]
+    write_names(tmp_path / "p", normalised(pool.astype(np.float32)), names)
+    write_names(tmp_path / "q", normalised(queries.astype(np.float32)), [f"/q/{number}.png" for number in range(6)])
+    words = ["--pool", str(tmp_path / "p"), "--queries", str(tmp_path / "q"), "--out", str(tmp_path / "o"), "--top_k"]
+    found = {}
+    for quota in (0, 2, 5):
+        out = tmp_path / f"o{quota}"
+        more = ["--per_query", str(quota)] if quota else []
+        select.main([*words, "30", "--out", str(out), *more])
+        found[quota] = json.loads((out / "data_ldcc.json").read_text())["images_per_query"]
+        assert len(listed(out)) == 30
+    assert found == {0: {"min": 0, "median": 0, "max": 30, "without": 5},
+                     2: {"min": 2, "median": 2, "max": 20, "without": 0},
+                     5: {"min": 5, "median": 5, "max": 5, "without": 0}}  # fmt: skip
+    quotas = [row["quota_of"] for row in table(tmp_path / "o2") if row["chosen"] == "1"]
+    assert Counter(quotas) == {"": 18, **{f"/q/{number}.png": 2 for number in range(6)}}
+    with pytest.raises(SystemExit, match=r"6 queries are 36 images, --top_k is 30: .* at most --per_query 5"):
+        select.main([*words, "30", "--per_query", "6"])
+
+
+def test_diversity_limits_the_images_of_a_cell(tmp_path):
+    """Five groups of twenty like images: the nearest group would be the whole choice."""
+    rng = np.random.default_rng(4)
+    centres = np.eye(6)[1:] + np.linspace(0.9, 0.7, 5)[:, None] * np.eye(1, 6)
+    pool = (np.repeat(centres, 20, axis=0) + 0.01 * rng.standard_normal((100, 6))).astype(np.float32)
+    write_names(tmp_path / "p", normalised(pool), [f"/d/{number:03}.png" for number in range(100)])
+    write_names(tmp_path / "q", np.eye(1, 6, dtype=np.float16), ["/q/1.png"])
+
+    def groups(*more: str) -> Counter[int]:
+        select.main(["--pool", str(tmp_path / "p"), "--queries", str(tmp_path / "q"), "--top_k", "20",
+                     "--out", str(tmp_path / "o"), *more])  # fmt: skip
+        return Counter(int(name[3:6]) // 20 for name in listed(tmp_path / "o"))
+
+    assert groups() == {0: 20}
+    diverse = groups("--diversity", "4")
+    assert diverse.total() == 20 and len(diverse) > 1 and max(diverse.values()) < 20
+    full = json.loads((tmp_path / "o" / "data_ldcc.json").read_text())["counts"]["of_full_cells"]
+    reasons = Counter(row["reason"] for row in table(tmp_path / "o"))
+    assert full == reasons["its cell of like images is full"] > 0
+    assert groups("--diversity", "4") == diverse
+    with pytest.raises(SystemExit, match=r"--diversity 1 leaves \d+ images of 100 for --top_k 100"):
+        groups("--diversity", "1", "--top_k", "100")
 
 
 def test_gates_and_exclusions_leave_out_and_are_counted_once(tmp_path, made):
@@ -208,6 +273,76 @@ def test_list_opens_from_anywhere_and_may_be_relative(tmp_path, monkeypatch, mad
     assert (out / "data_ldcc.txt").read_text().splitlines()[2:] == ["./#a.png", "../data/b.png", "../data/c d.png"]
 
 
+def test_a_list_moves_along_with_its_folder(tmp_path, made):
+    """Also where the folder of the list was reached by a link: `..` led from the link's place, where nothing is."""
+    data, real = tmp_path / "data", tmp_path / "elsewhere" / "deep" / "real"
+    for folder in (data, real):
+        folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    paths = [data / f"{name}.png" for name in "abc"]
+    for path in paths:
+        write_png(path, rng.integers(0, 256, (64, 64, 3), np.uint8))
+    write_names(tmp_path / "p", POOL[:3], [str(path) for path in paths])
+    (tmp_path / "link").symlink_to(real)
+    for out in ("link", "data/ldcc"):
+        select.main([*made, "--pool", str(tmp_path / "p"), "--top_k", "3", "--relative", "--out", str(tmp_path / out)])
+        assert [image.read_rgb().shape for image in expand(str(tmp_path / out / "data_ldcc.txt"))] == [(64, 64, 3)] * 3
+    data.rename(tmp_path / "another machine")
+    source = open_source(str(tmp_path / "another machine" / "ldcc" / "data_ldcc.txt"))
+    assert len(audit([source], 16, {}, False, None).photographs) == 3
+
+
+def test_images_that_are_trained_on_anyway_are_left_out(tmp_path, made):
+    """By their file, whatever link leads there, and by their bytes."""
+    data, df2k = tmp_path / "data", tmp_path / "df2k"
+    for number, folder in enumerate((data, df2k)):
+        folder.mkdir()
+        for name in "abc":
+            write_png(folder / f"{name}.png", np.full((8, 8, 3), 40 * ord(name) % 256 + number, np.uint8))
+    (data / "c.png").write_bytes((df2k / "b.png").read_bytes())
+    (tmp_path / "link").symlink_to(df2k)
+    paths = [data / "a.png", tmp_path / "link" / "a.png", data / "c.png"]
+    contents = [path.read_bytes() for path in paths]
+    known = {"bytes": [len(content) for content in contents], "sha1": [sha1(one).hexdigest() for one in contents]}
+    write_names(tmp_path / "p", POOL[:3], [str(path) for path in paths], **known)
+    words = [*made, "--pool", str(tmp_path / "p"), "--trained_on", str(df2k)]
+    select.main([*words, "--top_k", "1"])
+    assert listed(tmp_path / "out") == [str(data / "a.png")]
+    assert {row["name"]: row["reason"] for row in table(tmp_path / "out")} == dict(
+        zip(map(str, paths), ["", "trained on anyway", "trained on anyway"], strict=True)
+    )
+    assert f"--trained_on {df2k}" in (tmp_path / "out" / "data_ldcc.txt").read_text()
+    with pytest.raises(SystemExit, match="nowhere does not exist"):
+        select.main([*words, "nowhere", "--top_k", "1"])
+
+
+def test_several_folders_are_one_pool(made, tmp_path):
+    """Whatever their order, the choice is that of one folder with all images."""
+    words = ["--per_query", "2", "--queries", str(tmp_path / "queries")]
+    write_names(tmp_path / "a", POOL[3:], ["/d/d.png", "/d/e.png"], shard=1)
+    write_names(tmp_path / "b", POOL[:3], [f"/d/{letter}.png" for letter in "abc"])
+    select.main([*made, *words])
+    for number, parts in enumerate((["a", "b"], ["b", "a"])):
+        out = tmp_path / f"o{number}"
+        select.main(["--pool", *(str(tmp_path / part) for part in parts), *words, "--out", str(out)])
+        assert listed(out) == listed(tmp_path / "out") and table(out) == table(tmp_path / "out")
+        found = json.loads((out / "data_ldcc.json").read_text())
+        assert found["counts"]["pool"] == 5 and found["parameters"]["pool"] == [str(tmp_path / part) for part in parts]
+    joined = open_features([tmp_path / "a", tmp_path / "b"])
+    assert joined.vectors([4, 0, 2]).tolist() == POOL[[2, 3, 0]].tolist() and joined.column("name")[1] == "/d/e.png"
+    assert [len(shard) for shard in joined.shards()] == [1, 1, 3]
+
+
+def test_folders_that_cannot_be_one_pool_are_refused(made, tmp_path, monkeypatch):
+    write_names(tmp_path / "again", POOL[:1], ["/d/c.png"])
+    with pytest.raises(SystemExit, match=r"1 images are in several of the folders, /d/c\.png first"):
+        select.main([*made, "--pool", str(tmp_path / "pool"), str(tmp_path / "again"), "--top_k", "1"])
+    monkeypatch.setattr("curation.MODEL", "another")
+    write_names(tmp_path / "other", POOL[:1], ["/d/x.png"])
+    with pytest.raises(SystemExit, match=r"other was made with another, .*pool with hand:made"):
+        select.main([*made, "--pool", str(tmp_path / "pool"), str(tmp_path / "other"), "--top_k", "1"])
+
+
 def test_flipped_bytes_and_embeddings_that_are_not_finite_are_noticed(made, tmp_path):
     """A flipped bit in a shard went unnoticed, and the image of a NaN was chosen."""
     path = tmp_path / "pool" / "shard_00001.npy"
@@ -259,8 +394,9 @@ def test_likely_mistakes_are_said_and_queries_are_never_chosen(made, tmp_path, c
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "one of the arguments --top_k --threshold --per_query is required"),
-        (["--top_k", "1", "--threshold", "0.5"], "not allowed with"),
+        ([], "give --top_k, --per_query or both, or --threshold alone"),
+        (["--top_k", "1", "--threshold", "0.5"], "or --threshold alone"),
+        (["--threshold", "0.5", "--diversity", "1"], "--diversity limits the choice of --top_k"),
         (["--top_k", "0"], "not positive"),
         (["--top_k", "1", "--score", "top"], "--score top and --top_m go together"),
         (["--top_k", "1", "--top_m", "2"], "--score top and --top_m go together"),

@@ -17,6 +17,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from data_curation.dedup import cells
 from data_curation.dedup.keypoint_index import POOL_SHARED, EvaluationIndex, shared_keypoints, sharing_within
 from data_curation.embed.keypoints import HASHED
 from data_curation.features import ORIENTATIONS, Features
@@ -158,7 +159,12 @@ def near_hashes(upright: NDArray[np.uint64], oriented: NDArray[np.uint64], limit
 
 
 def near_embeddings(pool: Features, evaluation: Features | None, limits: Limits) -> list[Pair]:
-    """The nearest rows of the pool of every evaluation image, or of every image of the pool itself."""
+    """The nearest rows of the pool of every evaluation image, or of every image of the pool itself.
+
+    All are compared, but within a pool of more than EXACT images, where cells are looked into.
+    """
+    if evaluation is None and len(pool) > cells.EXACT:
+        return cells.neighbours_by_cells(pool, limits.nearest, limits.cosine)
     others = evaluation or pool
     found: list[Pair] = []
     for start in range(0, len(others), _ROWS):

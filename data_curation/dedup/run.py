@@ -33,6 +33,7 @@ from data_curation.dedup.judging import ImageId, evaluation_keypoints, judge
 from data_curation.embed.phash import distance
 from data_curation.features import Features
 from data_curation.images import read_checked
+from data_curation.joined import open_features
 from data_curation.pictures import pair as side_by_side
 from data_curation.pictures import sheet
 from data_curation.workers import CONTEXT, start_worker
@@ -60,7 +61,7 @@ class Deduplication:
             DataError: a folder is incomplete, or they do not belong together.
         """
         self.args, self.workers, self.work = args, workers, args.out / "work"
-        self.pool = Features(args.pool)
+        self.pool = open_features(args.pool)
         self.evaluation = [Features(folder) for folder in args.evaluation]
         self.limits = Limits(args.phash, args.cosine, args.nearest)
         self.ids = {id(features): _ids(features) for features in (self.pool, *self.evaluation)}
@@ -159,7 +160,7 @@ def summarise(run: Deduplication, findings: Sequence[Finding]) -> dict[str, Any]
     return {
         "parameters": {
             **asdict(run.limits),
-            "pool": str(run.args.pool),
+            "pool": [str(folder) for folder in run.args.pool],
             "evaluation": [str(folder) for folder in run.args.evaluation],
             "within_pool": not run.args.keep_pool_duplicates,
             "min_agreeing_share": agreement.MIN_SHARE,
@@ -200,7 +201,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         prog="data_curation.dedup", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--pool", type=Path, required=True, help="features folder to clean")
+    add("--pool", type=Path, nargs="+", required=True, help="features folders to clean, read as one pool")
     add("--evaluation", type=Path, nargs="+", required=True, help="features folders of test, validation, benchmarks")
     add("--out", type=Path, required=True, help="folder for removed.txt, duplicates.csv, .json, .png and work/")
     add("--phash", type=int, default=Limits.phash, help="bits of 64 that hashes may differ by (default %(default)s)")
@@ -235,8 +236,8 @@ def main(argv: list[str] | None = None) -> None:
 
 def _check_evaluation(pool: Features, evaluation: Features) -> None:
     """Raise DataError if evaluation images were embedded differently, are the pool, or were unreadable."""
-    if pool.folder.resolve() == evaluation.folder.resolve():
-        raise DataError(f"{pool.folder} is given as the pool and as evaluation images")
+    if evaluation.folder.resolve() in [folder.resolve() for folder in pool.folders]:
+        raise DataError(f"{evaluation.folder} is given as the pool and as evaluation images")
     if pool.settings.model != evaluation.settings.model:
         raise DataError(
             f"{pool.folder} was embedded by {pool.settings.model}, {evaluation.folder} by {evaluation.settings.model}: "

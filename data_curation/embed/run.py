@@ -16,7 +16,8 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from hashlib import sha256
+from dataclasses import replace
+from hashlib import sha1, sha256
 from itertools import islice
 from pathlib import Path
 
@@ -39,6 +40,7 @@ from data_curation.features import (
     write_shard,
 )
 from image_data.sources import MAX_LISTED, DataError, ImageFile, expand
+from models.team08_HATFreq.image_io import ImageError
 from models.team08_HATFreq.system import write_bytes
 
 BATCHES_AHEAD = 4  # decoded images kept waiting for the encoder, in batches
@@ -55,6 +57,31 @@ def images_of(words: Sequence[str]) -> list[ImageFile]:
     if twice:
         raise DataError(f"{len(twice)} images are named twice, {twice[0]} first: give each folder, list or shard once")
     return images
+
+
+def not_known(images: Sequence[ImageFile], folders: Sequence[Path], settings: Settings) -> list[ImageFile]:
+    """The images whose bytes no earlier features folder has; only files of a size that occurs there are read.
+
+    Raises:
+        DataError: nothing is left.
+        FeaturesError: a folder was made otherwise, so that its embeddings would not do.
+        ImageError: a file cannot be read.
+    """
+    sizes, digests = set[int](), set[str]()
+    for features in map(Features, folders):
+        if features.settings.made != settings.made:
+            raise FeaturesError(
+                f"{features.folder} was made with {features.settings.made}, not with {settings.made}: its images have "
+                "to be embedded again; leave it out of --known"
+            )
+        sizes.update(features.column("bytes"))
+        digests.update(features.column("sha1"))
+    left = [image for image in images
+            if _bytes_of(image) not in sizes or sha1(image.content()).hexdigest() not in digests]  # fmt: skip
+    print(f"{len(images) - len(left)} of {len(images)} images are known")
+    if not left:
+        raise DataError("every image is known: there is nothing to embed")
+    return left
 
 
 def fingerprint(images: Sequence[ImageFile], settings: Settings) -> str:
@@ -143,10 +170,13 @@ def run(args: argparse.Namespace) -> None:
     """
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     images = images_of(args.images)
-    shards = [images[start : start + args.shard_size] for start in range(0, len(images), args.shard_size)]
     encoder = make_encoder(args)
     settings = Settings(encoder.model, encoder.weights, args.downscale, encoder.dimension, args.precision,
                         tuple(args.images), args.shard_size, len(images), args.batch)  # fmt: skip
+    if args.known:
+        images = not_known(images, args.known, settings)
+        settings = replace(settings, images=len(images))
+    shards = [images[start : start + args.shard_size] for start in range(0, len(images), args.shard_size)]
     prepare(args.out, settings, write=rank == 0)
     todo = unfinished(args.out, settings, shards, range(rank, len(shards), world))
     ahead = BATCHES_AHEAD * args.batch + args.workers
@@ -184,6 +214,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("images", nargs="+", help="folders, folder/**, lists, tar shards or image files")
     add("--out", type=Path, required=True, help="the features folder")
+    add("--known", type=Path, nargs="+",
+        help="features folders of other images: what they hold, by its bytes, is left out")  # fmt: skip
     add("--model", default="ViT-L-14", help="open_clip's name, or local-dir:FOLDER (default %(default)s)")
     add("--pretrained", default="openai", help="open_clip's tag, or a weights file (default %(default)s)")
     add("--backbone", help="instead of CLIP: alexnet, or a model of timm; needs --weights")
@@ -219,7 +251,7 @@ def main(argv: list[str] | None = None) -> None:
     args = arguments(argv)
     try:
         run(args)
-    except (DataError, EncoderError, OSError, RuntimeError) as error:
+    except (DataError, EncoderError, ImageError, OSError, RuntimeError) as error:
         raise SystemExit(f"data_curation.embed: {error}") from error
 
 

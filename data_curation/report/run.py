@@ -2,15 +2,16 @@
 
     python -m data_curation.report --selection data_ldcc --duplicates duplicates --out report
 
-Writes `index.html` and its pictures: the flow of the pool with its counts, the histogram of scores with the cut, the
-chosen, the borderline and the rejected beside their nearest query, what the nearest neighbours of queries look like, a
-map of pool, queries and choice, and the duplicates removed with their evidence. Reads what the earlier stages wrote,
-and the images shown. The same inputs give the same bytes.
+Writes `gallery.html`, all chosen images to browse, and `index.html` with its pictures: the flow of the pool with its
+counts, the histogram of scores with the cut, the chosen, the borderline and the rejected beside their nearest query,
+what the nearest neighbours of queries look like, a map of pool, queries and choice, and the duplicates removed with
+their evidence. Reads what the earlier stages wrote, and the images shown. The same inputs give the same bytes.
 """
 
 import argparse
 import csv
 import json
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,14 @@ from numpy.typing import NDArray
 from pyarrow import csv as arrow_csv
 
 from data_curation.dedup.decisions import REMOVED
+from data_curation.embed.run import positive
 from data_curation.features import Features
 from data_curation.images import find_image
+from data_curation.joined import open_features
 from data_curation.neighbours import nearest
 from data_curation.pictures import captioned, fitted, sheet
 from data_curation.pictures import pair as side_by_side
+from data_curation.report.gallery import write_gallery
 from data_curation.select import NAME
 from image_data.sources import DataError
 from models.team08_HATFreq.image_io import ImageError, write_png
@@ -66,7 +70,7 @@ class Inputs:
         self.removed = _read_removed(duplicates / "duplicates.csv")
         self.picture = duplicates / "duplicates.png"
         parameters = self.selection["parameters"]
-        self.pool, self.queries = Features(parameters["pool"]), Features(parameters["queries"])
+        self.pool, self.queries = open_features(parameters["pool"]), Features(parameters["queries"])
         self._check()
 
     def _check(self) -> None:
@@ -93,7 +97,7 @@ def flow(inputs: Inputs) -> list[dict[str, Any]]:
     counts, found = inputs.selection["counts"], inputs.duplicates["counts"]
     gates = Counter(reason for reason in inputs.closed["reason"].to_pylist() if reason != _DUPLICATE)
     after = counts["readable"] - found["removed_for_evaluation"]
-    unreadable = counts["pool"] - counts["readable"]
+    unreadable, full = counts["pool"] - counts["readable"], counts["of_full_cells"]
     stages: tuple[tuple[str, int, dict[str, int]], ...] = (
         ("pool", counts["pool"], {}),
         ("readable", counts["readable"], {"unreadable": unreadable}),
@@ -101,7 +105,8 @@ def flow(inputs: Inputs) -> list[dict[str, Any]]:
         ("no duplicate in the pool", after - found["removed_within_pool"],
          {"near-duplicates of larger images": found["removed_within_pool"]}),
         ("passed the gates", counts["eligible"], dict(sorted(gates.items()))),
-        ("chosen: Data-LDCC", counts["chosen"], {"less similar": counts["eligible"] - counts["chosen"]}),
+        ("chosen: Data-LDCC", counts["chosen"],
+         {"less similar": counts["eligible"] - counts["chosen"] - full, "of cells that were full": full}),
     )  # fmt: skip
     return [
         {"name": name, "count": count,
@@ -231,18 +236,21 @@ def run(args: argparse.Namespace) -> None:
     inputs = Inputs(args.selection, args.duplicates)
     args.out.mkdir(parents=True, exist_ok=True)
     counts, removed, model = inputs.selection["counts"], inputs.duplicates["counts"], inputs.pool.settings.model
-    served = len(pc.unique(inputs.chosen["nearest_query"]))
+    share = inputs.selection["images_per_query"]
     figures = (
         (counts["pool"], "images in the pool"),
         (counts["queries"], "queries"),
         (removed["removed_for_evaluation"] + removed["removed_within_pool"], "duplicates removed"),
         (counts["chosen"], "chosen"),
-        (served, "queries that a chosen image is nearest to"),
+        (counts["queries"] - share["without"], "queries with images"),
     )
     templates = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True)
     text = templates.get_template("page.html.jinja").render(
         model=model,
-        figures=[(f"{count:,}", what) for count, what in figures],
+        figures=[
+            *((f"{count:,}", what) for count, what in figures),
+            (f"{share['min']:,} / {share['median']:,g} / {share['max']:,}", "images a query: least, median, most"),
+        ],
         notes=[*_no_clip(model), *inputs.duplicates["warnings"], *inputs.selection["warnings"]],
         flow=flow(inputs),
         whole=max(counts["pool"], 1),
@@ -252,6 +260,7 @@ def run(args: argparse.Namespace) -> None:
         duplicates=duplicates_of(inputs, args.out),
         parameters=parameters_of(inputs),
     )
+    write_gallery(args.out, inputs.chosen, inputs.pool, inputs.queries, args.workers)
     write_bytes(args.out / "index.html", text.encode())
     print(f"{args.out / 'index.html'}: {counts['chosen']} of {counts['pool']} images chosen")
 
@@ -264,6 +273,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--selection", type=Path, required=True, help=f"folder of select: {NAME}.csv and .json")
     parser.add_argument("--duplicates", type=Path, required=True, help="folder of dedup")
     parser.add_argument("--out", type=Path, required=True, help="folder for index.html and its pictures")
+    parser.add_argument("--workers", type=positive, default=os.cpu_count() or 1, help="threads (default %(default)s)")
     parser.add_argument("--examples", type=int, default=12, help="images a sheet (default %(default)s)")
     args = parser.parse_args(argv)
     if args.examples < 2:
@@ -320,9 +330,9 @@ def _read_removed(path: Path) -> list[dict[str, str]]:
 
 
 def _read_table(path: Path) -> pa.Table:
-    """data_ldcc.csv: name, score, nearest_query, rank (null where a gate closed), chosen, reason."""
+    """data_ldcc.csv; see select.COLUMNS. `rank` is null where a gate closed."""
     kinds = {"name": pa.string(), "score": pa.float64(), "nearest_query": pa.string(), "rank": pa.int64(),
-             "chosen": pa.int64(), "reason": pa.string()}  # fmt: skip
+             "chosen": pa.int64(), "reason": pa.string(), "quota_of": pa.string()}  # fmt: skip
     options = arrow_csv.ConvertOptions(column_types=kinds, include_columns=list(kinds), null_values=[""])
     try:
         return arrow_csv.read_csv(path, convert_options=options)
