@@ -22,6 +22,7 @@ LONG = ["--steps", "100000", "--valid_every", "100000", "--workers", "1", "--sav
 FAULT = """
 def faulty(run, *more, honest=train.train_step):
     if run.step == 3 {condition}:
+        time.sleep(2)  # in which the test looks at the processes
         {fault}
     return honest(run, *more)
 train.train_step = faulty
