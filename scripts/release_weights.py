@@ -253,11 +253,15 @@ def hub_metadata(facts: Facts) -> str:
 def run_section(number: int, run: Facts) -> str:
     """One run: a table and the command."""
     threads = f"{run['threads'] or 'all'} CPU thread{'' if run['threads'] == 1 else 's'}"
+    constant = float(run["final_lr"]) == float(run["lr"])
+    rate = (
+        f"a constant rate of {run['lr']}" if constant else f"the rate decayed from {run['lr']} to {run['final_lr']:.0e}"
+    )
     rows = {
         "sha256 of its weights": f"`{run['sha256']}`",
         "started from": f"`{run['start_sha256'][:12]}`" if run["start_sha256"] else "scratch",
         "teacher": f"{run['teacher']['name']}, sha256 `{run['teacher']['sha256'][:12]}`" if run["teacher"] else "none",
-        "steps": f"{run['steps']:,}, the rate decayed from {run['lr']} to {run['final_lr']:.0e}",
+        "steps": f"{run['steps']:,}, {rate}",
         "patches": f"{run['patches']:,} of {run['patch']}x{run['patch']} LR pixels",
         "time": f"{run['minutes']} minutes on {run['machine']}, {threads}, {run['gpu'] or 'no GPU'}",
         "precision, seed": f"{run['precision']}, {run['seed']}",
