@@ -143,10 +143,10 @@ def many(tmp_path_factory) -> Path:
 
 
 def test_the_gallery_works_in_a_browser(many, browser):
-    page = browser.new_page()
+    page = browser.new_page(viewport={"width": 500, "height": 600})
     page.set_default_timeout(120_000)
     faults, asked = [], []
-    page.on("pageerror", faults.append)
+    page.on("pageerror", lambda error: faults.append(str(error)))
     page.on("request", lambda request: asked.append(request.url))
     page.goto((many / "gallery.html").as_uri())
     captions = page.locator("figcaption")
