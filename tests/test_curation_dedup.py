@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from curation import BLANK, PHOTOGRAPHS, alive, photograph, write_features, write_images, write_records
 
-from benchmarks.curation import HELD_OUT, KINDS, WITH_OTHER, plant
+from benchmarks.planted_copies import HELD_OUT, KINDS, WITH_OTHER, plant
 from data_curation import dedup
 from data_curation.dedup import candidates, cells, judging
 from data_curation.dedup import run as command

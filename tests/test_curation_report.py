@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 from curation import BLANK, PHOTOGRAPHS, photograph, write_features, write_images, write_records
 
-from benchmarks.curation import plant
+from benchmarks.planted_copies import plant
 from data_curation import report, select
 from data_curation.dedup import run as dedup_run
 from data_curation.features import Features, normalised
