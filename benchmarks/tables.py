@@ -321,7 +321,7 @@ def growth_of(step: str, measured: list[dict[str, Any]]) -> list[str]:
     few, many, power, memory = rows[0], rows[-1], 1.0, ""
     if len(rows) > 1:
         logs = np.log([[r["count"], r["cpu_seconds"]] for r in rows])
-        power = float(np.polyfit(*logs.T, 1)[0])
+        power = float(np.polyfit(logs[:, 0], logs[:, 1], 1)[0])
         each = (many["peak_bytes"] - few["peak_bytes"]) / (many["count"] - few["count"])
         memory = f"{(many['peak_bytes'] + each * (AT[-1] - many['count'])) / 2**30:,.0f}"
     hours = [many["cpu_seconds"] * (count / many["count"]) ** power / 3600 for count in AT]
