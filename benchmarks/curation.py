@@ -247,12 +247,20 @@ def make_pool(folder: Path, count: int) -> None:
     folder.mkdir(parents=True)
     settings = Settings("synthetic:none", "none", 1, DIMENSION, "fp32", ("synthetic",), SHARD, count)
     write_bytes(folder / SETTINGS, settings.encode())
-    keypoints = rng.integers(0, 256, 256 * HASHED.itemsize, dtype=np.uint8).tobytes()
     for number, start in enumerate(range(0, count, SHARD)):
         part = range(start, min(start + SHARD, count))
         records = [
             Record(
-                f"/{row:09}.png", 480, 480, 400_000, f"{row:040}", hashes[row].tolist(), 1, 100, bytes(768), keypoints
+                f"/{row:09}.png",
+                480,
+                480,
+                400_000,
+                f"{row:040}",
+                hashes[row].tolist(),
+                1,
+                100,
+                bytes(768),
+                rng.bytes(256 * HASHED.itemsize),
             )
             for row in part
         ]

@@ -363,8 +363,8 @@ def growth_of(step: str, measured: list[dict[str, Any]]) -> list[str]:
         return []
     few, many, power, memory = rows[0], rows[-1], 1.0, ""
     if len(rows) > 1:
-        counts, seconds = (np.log([r[key] for r in rows]) for key in ("count", "cpu_seconds"))
-        power = float(np.polyfit(counts, seconds, 1)[0])
+        logs = np.log([[r["count"], r["cpu_seconds"]] for r in rows])
+        power = float(np.polyfit(logs[:, 0], logs[:, 1], 1)[0])
         each = (many["peak_bytes"] - few["peak_bytes"]) / (many["count"] - few["count"])
         memory = f"{(many['peak_bytes'] + each * (AT[-1] - many['count'])) / 2**30:,.0f}"
     hours = [many["cpu_seconds"] * (count / many["count"]) ** power / 3600 for count in AT]
