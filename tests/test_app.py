@@ -100,6 +100,7 @@ def lq(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")  # as the page: other numbers of threads round some pixels otherwise
 def test_the_download_is_the_file_of_test_py(browser: Any, page_address: str, lq: Path, tmp_path: Path) -> None:
     words = ["--test_dir", str(lq), "--save_dir", str(tmp_path), "--ensemble", "1", "--device", "cpu"]
     assert organisers_script.main(words) == 0
