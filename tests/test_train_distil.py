@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,17 @@ from utils.resize import imresize
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
 PAUSE = ["--steps", "6", "--max_minutes", "1e-9"]
+KILLED = """
+import os, signal, sys, train
+honest = train.save
+
+def save(run):
+    honest(run)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+train.save = save
+train.main(sys.argv[1:])
+"""
 FACTS = {"name": "DAT_light_x4", "sha256": "c0ffee" * 10}
 
 
@@ -148,17 +161,14 @@ def test_a_weight_of_nothing_is_the_plain_run(command, photos, taught, tmp_path)
     assert not same_weights(tmp_path / "plain", tmp_path / "some")
 
 
-def test_a_distillation_resumes_exactly(command, photos, taught, tmp_path, server):
+def test_a_distillation_resumes_exactly(command, photos, taught, tmp_path, root):
     word = f"hr={photos / 'train'},teacher={taught},teacher_weight=0.7,weight=1"
-    more = ["--save_every", "2", "--teacher_decay", "5", "--workers", "1"]
+    more = ["--save_every", "2", "--teacher_decay", "5", "--threads", "1"]
     assert run(command, "whole", word, "--steps", "6", *more) == 0
     words = command("killed", "--steps", "6", *more)
     words[words.index("--data") + 1] = word
-    killed = server.start(
-        words,
-        patch="honest = train.save\ndef save(run):\n    honest(run)\n    os.kill(os.getpid(), 9)\ntrain.save = save",
-    )
-    assert killed.wait()[0] == -signal.SIGKILL and checkpoint(tmp_path / "killed")["step"] == 2
+    killed = subprocess.run([sys.executable, "-c", KILLED, *words], cwd=root, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL and checkpoint(tmp_path / "killed")["step"] == 2, killed.stderr
     assert train.main(words) == 0
     assert_equal_runs(tmp_path / "whole", tmp_path / "killed")
 
