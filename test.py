@@ -103,7 +103,11 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="which weights of model_zoo/team08_HATFreq: light (default, the ones that ship), small, base or large",
     )
     add("--weights", metavar="FILE", help="a weights file instead, ours or an official HAT's; its shape is read off it")
-    add("--compile", action="store_true", help="compile the network first: minutes, worth it on a GPU at most")
+    add(
+        "--compile",
+        action="store_true",
+        help="compile its blocks first: minutes; slower on a CPU",
+    )
     add("--overwrite", action="store_true", help="restore again what is finished")
     args = parser.parse_args(argv)
     if not (args.valid_dir or args.test_dir):

@@ -44,6 +44,7 @@ from benchmarks.common import (
 from benchmarks.render import RESULTS
 from image_data.degradation import KERNEL_MARGIN
 from models.team08_HATFreq import PRESETS, HATFreq, override, set_fused_attention
+from models.team08_HATFreq.compiling import compile_blocks
 from training.config import TrainConfig
 from training.data import Batch
 from training.distributed import World
@@ -54,6 +55,7 @@ KINDS: dict[str, dict[str, Any]] = {  # name -> changes to the preset
     "the same network here": {"frequency": "none"},
     "with frequency blocks": {"frequency": "both"},
     "with frequency blocks, plain attention": {"frequency": "both"},
+    "with frequency blocks, compiled": {"frequency": "both"},
 }
 Row = dict[str, Any]
 
@@ -72,6 +74,8 @@ def network(preset: str, kind: str, device: torch.device) -> nn.Module:
     model = HATFreq(override(PRESETS[preset], {"upsampler": "pixelshuffle", **KINDS[kind]}))
     model.load_state_dict(reference.state_dict(), strict=KINDS[kind]["frequency"] == "none")
     model = model.eval().to(device)
+    if kind.endswith("compiled"):
+        compile_blocks(model, device, sizes_vary=True)
     return PlainAttention(model) if kind.endswith("plain attention") else model
 
 
@@ -108,10 +112,12 @@ def flops(model: nn.Module, lq: Tensor) -> int:
     return counter.get_total_flops()
 
 
-def forward_rows(preset: str, size: str, precision: str, device: torch.device, threads: int, rounds: int) -> list[Row]:
+def forward_rows(
+    preset: str, size: str, precision: str, device: torch.device, threads: int, kinds: list[str], rounds: int
+) -> list[Row]:
     """The rows of one size, without their memory; in a process of its own."""
     torch.set_num_threads(threads)
-    models = {kind: network(preset, kind, device) for kind in KINDS}
+    models = {kind: network(preset, kind, device) for kind in kinds}
     lq = torch.rand(1, 3, *map(int, size.split("x")), device=device)
     with torch.inference_mode(), autocast(device, precision):
         outputs = {kind: model(lq).float() for kind, model in models.items()}
@@ -121,7 +127,7 @@ def forward_rows(preset: str, size: str, precision: str, device: torch.device, t
     first = outputs["reference HAT"]
     return [
         {**row, "kind": kind, "seconds": taken[kind], "difference": (outputs[kind] - first).abs().max().item()}
-        for kind in KINDS
+        for kind in kinds
     ]
 
 
@@ -139,13 +145,19 @@ def forward_peak(preset: str, size: str, precision: str, device: torch.device, t
 def measure_forward(args: argparse.Namespace) -> list[Row]:
     """All rows of `forward`."""
     rows, device = [], torch.device(args.device)
+    kinds = asked(KINDS, args)
     for preset in args.presets or ["base"]:
         for size in args.sizes:
             for precision in ("fp32", "bf16") if args.bf16 else ("fp32",):
                 case = (preset, size, precision, device, args.threads)
-                for row in in_child(forward_rows, *case, args.rounds):
+                for row in in_child(forward_rows, *case, kinds, args.rounds):
                     rows.append({**row, "peak_bytes": in_child(forward_peak, *case, row["kind"])})
     return rows
+
+
+def asked(cases: dict[str, dict[str, Any]], args: argparse.Namespace) -> list[str]:
+    """The cases to measure: compiled ones, which take minutes to begin, with --compile alone."""
+    return [case for case in cases if args.compile or "compiled" not in case]
 
 
 def count(args: argparse.Namespace) -> list[Row]:
@@ -174,6 +186,7 @@ CASES: dict[str, dict[str, Any]] = {  # name -> settings of the trainer; empty f
     "reference HAT, bf16 autocast": {},
     "the same network here, bf16": {"frequency": "none", "model_overrides": ("upsampler=pixelshuffle",)},
     "with fusion, bf16": {"frequency": "both"},
+    "with fusion, compiled, fp32": {"frequency": "both", "compile": True},
     "with fusion, checkpointing, fp32": {"frequency": "both", "checkpointing": True},
     "with fusion, checkpointing, bf16": {"frequency": "both", "checkpointing": True},
 }
@@ -226,7 +239,7 @@ def step_cost(
 def measure_step(args: argparse.Namespace) -> list[Row]:
     """All rows of `step`."""
     device = torch.device(args.device)
-    cases = [case for case in CASES if device.type == "cuda" or case not in ONLY_CUDA]
+    cases = [case for case in asked(CASES, args) if device.type == "cuda" or case not in ONLY_CUDA]
     rows = [
         {"preset": preset, "case": case, "batch": args.batch * (8 if preset == "light" else 1), "patch": args.patch,
          "seconds": [], "peak_bytes": []}
@@ -257,6 +270,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--presets", nargs="+", choices=list(PRESETS), help="default: base; for steps light and base; for counts all")
     add("--sizes", nargs="+", default=["64x64", "128x128", "96x160"], help="forward: LR sizes, HEIGHTxWIDTH")
     add("--bf16", action="store_true", help="forward: under bf16 autocast too")
+    add("--compile", action="store_true", help="forward, step: with the blocks compiled, too")
     add("--batch", type=int, default=1, help="step: patches of base; light takes eight times as many")
     add("--patch", type=int, default=32, help="step: LR pixels a side")
     add("--steps", type=int, default=3, help="step: timed steps in each process")

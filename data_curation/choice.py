@@ -13,7 +13,7 @@ from data_curation.features import Features
 from data_curation.neighbours import Nearest
 from image_data.sources import DataError
 
-REACH = 4  # with --diversity, so many times --top_k are looked at for images of cells that are not full
+OVERSAMPLING = 4  # with --diversity, so many times --top_k are looked at for images of cells that are not full
 _ITERATIONS, _SEED = 10, 0  # of k-means
 
 Rows = NDArray[np.int64]
@@ -53,7 +53,7 @@ def wanted(args: argparse.Namespace, queries: int) -> int:
             f"--per_query {args.per_query} of {queries} queries are {queries * args.per_query} images, --top_k is "
             f"{args.top_k}: raise it, or give at most --per_query {args.top_k // queries}"
         )
-    return int(queries * args.per_query * (REACH if args.diversity else 1))
+    return int(queries * args.per_query * (OVERSAMPLING if args.diversity else 1))
 
 
 def choose(
@@ -137,7 +137,7 @@ def _deal_total(
     if args.top_k > len(order):
         raise DataError(f"--top_k {args.top_k} of {len(order)} images that pass: ask for fewer, or loosen the gates")
     cells = cells_of(args, pool, order, near) if args.diversity else None
-    reach = order[: (REACH if args.diversity else 2) * args.top_k]  # twice: the quotas may have taken the first half
+    reach = order[: (OVERSAMPLING if args.diversity else 2) * args.top_k]  # twice: quotas may take the first half
     dealt, full = deal(reach, near, args.top_k, args.per_query or 0, cells, args.diversity or 0)
     if len(dealt) < args.top_k:
         raise DataError(
@@ -153,7 +153,7 @@ def cells_of(args: argparse.Namespace, pool: Features, order: Rows, near: Sequen
     The idea is of A. Abbas et al., "SemDeDup: Data-efficient learning at web-scale through semantic deduplication"
     (2023), with a limit a cell in place of a threshold. There are twice as many cells as the total would fill.
     """
-    rows = np.unique(np.concatenate([order[: REACH * args.top_k], *near]))
+    rows = np.unique(np.concatenate([order[: OVERSAMPLING * args.top_k], *near]))
     count = min(len(rows), -(-2 * args.top_k // args.diversity))
     vectors = pool.vectors(rows)
     means = faiss.Kmeans(vectors.shape[1], count, niter=_ITERATIONS, seed=_SEED, spherical=True,

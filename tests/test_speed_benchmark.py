@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks import speed
-from benchmarks.common import CPU
+from benchmarks.common import CPU, in_child
 from benchmarks.memory import pass_peak
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -26,17 +26,19 @@ def test_a_convolution_is_counted_exactly() -> None:
 
 def test_every_kind_of_pass_equals_the_reference() -> None:
     pytest.importorskip("spandrel.architectures.HAT")
-    rows = speed.forward_rows("light", "16x24", "fp32", CPU, 1, 1)
-    assert [row["kind"] for row in rows] == list(speed.KINDS)
+    kinds = speed.asked(speed.KINDS, speed.arguments(["forward"]))
+    assert set(speed.KINDS) - set(kinds) == {"with frequency blocks, compiled"}
+    rows = speed.forward_rows("light", "16x24", "fp32", CPU, 1, kinds, 1)
+    assert [row["kind"] for row in rows] == kinds
     assert all(row["difference"] < 1e-5 and row["seconds"] > 0 < row["floor_seconds"] for row in rows)
 
 
 @pytest.mark.parametrize("case", ["reference HAT, fp32", "with fusion, as the preset is, fp32"])
 def test_a_step_is_measured(case: str) -> None:
     pytest.importorskip("spandrel.architectures.HAT")
-    taken, peak = speed.step_cost("light", case, 1, 8, CPU, 1, 1)
-    assert taken > 0 and peak >= 0
+    taken, peak = in_child(speed.step_cost, "light", case, 1, 8, CPU, 1, 1)
+    assert taken > 0 and peak > 1e6
 
 
 def test_a_pass_takes_more_memory_for_more_pixels() -> None:
-    assert pass_peak("light", "fp32", CPU, 64) > 64 * 64 * 16 * 3 * 4  # the result alone, as fp32
+    assert in_child(pass_peak, "light", "fp32", CPU, 64) > 64 * 64 * 16 * 3 * 4  # the result alone, as fp32

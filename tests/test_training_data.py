@@ -535,27 +535,6 @@ def test_pairs_with_other_low_resolution_images_are_not_duplicates(tmp_path):
     assert len(check([str(tmp_path / "hr")]).duplicates) == 1
 
 
-def test_runs_begun_before_restorations_were_known_are_resumed(tmp_path):
-    """Rows of the earlier version had two hashes of pixels and no canonical one."""
-    for number in range(2):
-        write_png(tmp_path / f"{number}.png", noise(40, 40, number))
-    now = check([str(tmp_path)]).photographs
-    kinds = [
-        (name, *([("u1", 2 * DIGEST)] if name == "digests" else [ROW[name]]))
-        for name in ROW.names
-        if name != "canonical"
-    ]
-    old = np.zeros(2, [(name, *kind) if isinstance(kind, tuple) else (name, kind) for name, kind in kinds])
-    for name in old.dtype.names:
-        old[name] = now.rows[name][:, : 2 * DIGEST] if name == "digests" else now.rows[name]
-    lists = {f"{one} {name}": v for one in ("images", "lr_images") for name, v in getattr(now, one).to_arrays().items()}
-    np.savez(tmp_path / "images.npz", rows=old, **lists)
-    earlier = Photographs.load(tmp_path / "images.npz")
-    assert earlier is not None and earlier.fingerprint() == now.fingerprint()
-    assert earlier.rows.dtype == ROW and not earlier.rows["canonical"].any()
-    assert not earlier[0].lr_image and not earlier[0].restoration
-
-
 # A million photographs
 
 MEMORY = """

@@ -77,7 +77,7 @@ class TrainConfig:
     seed: int = changeable(0, "decides initial weights, sample order and stochastic depth", most=2**64 - 1)
     precision: str = changeable("fp32", "of the training step; auto: bf16 where it is faster", choices=PRECISIONS)
     checkpointing: bool = free(False, "recompute activations in the backward pass: less memory, a third more time")
-    compile: bool = free(False, "compile the attention blocks first: minutes, worth it on a GPU at most")
+    compile: bool = free(False, "compile the attention blocks first: minutes; slower on a CPU, not measured on a GPU")
     valid_hr: tuple[str, ...] = free((), "targets to validate on, a word a set; empty: no validation")
     valid_lr: tuple[str, ...] = free((), "their low-resolution images, a word a set; empty: made from the targets")
     valid_tile: int = free(0, "validate tile by tile, of so many LR pixels a side; 0: whole images")

@@ -152,12 +152,13 @@ class Photographs:
 
     @classmethod
     def load(cls, path: Path) -> "Photographs | None":
-        """Read what `save` wrote, in earlier versions too; None if there is none, or a damaged one."""
+        """Read what `save` wrote; None if there is none, a damaged one, or another version's."""
         try:
             with np.load(path) as found:
                 lists = [{name.split()[1]: found[name] for name in found if name.split()[0] == one} for one in LISTS]
-                images, lr_images, restorations = (ImageList.from_arrays(one) if one else ImageList() for one in lists)
-                return cls(images, lr_images, _current(found["rows"]), restorations=restorations)
+                images, lr_images, restorations = map(ImageList.from_arrays, lists)
+                rows = found["rows"]
+            return cls(images, lr_images, rows, restorations=restorations) if rows.dtype == ROW else None
         except (OSError, ValueError, KeyError, BadZipFile):
             return None
 
@@ -191,19 +192,6 @@ def canonical_hash(*images: Image) -> int:
             min(blake2b(one.tobytes(), digest_size=8, person=b"%dx%d" % one.shape[:2]).digest() for one in pixels)
         )
     return int.from_bytes(found.digest(), "little")
-
-
-def _current(rows: NDArray[Any]) -> NDArray[Any]:
-    """Rows of an earlier version, which knew neither `canonical` nor restorations, as `ROW`."""
-    if rows.dtype == ROW:
-        return rows
-    found = np.zeros(len(rows), ROW)
-    for name in rows.dtype.names or ():
-        if name == "digests":
-            found[name][:, : rows[name].shape[1]] = rows[name]
-        else:
-            found[name] = rows[name]
-    return found
 
 
 def stamp_of(

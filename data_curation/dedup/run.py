@@ -48,7 +48,7 @@ COLUMNS = (
     "agreeing_share", "agreeing_pixels", "common_area", "inliers", "transformation", "decision",
 )  # fmt: skip
 _SIDES = ("evaluation", "pool")
-_TOGETHER = 4096  # embeddings read at a time
+_BATCH = 4096  # embeddings read at a time
 
 
 class Deduplication:
@@ -258,8 +258,8 @@ def _cosines(findings: Sequence[Finding], pool: Features) -> Iterator[float]:
     """Of the embeddings of each pair; neighbours of one folder are read together."""
     for _, group in groupby(findings, lambda one: id(one.features)):
         pairs = list(group)
-        for start in range(0, len(pairs), _TOGETHER):
-            part = pairs[start : start + _TOGETHER]
+        for start in range(0, len(pairs), _BATCH):
+            part = pairs[start : start + _BATCH]
             ours = pool.vectors([one.row for one in part]).astype(np.float64)
             theirs = part[0].features.vectors([one.partner for one in part])
             yield from (ours * theirs).sum(1).tolist()

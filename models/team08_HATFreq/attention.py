@@ -247,9 +247,8 @@ class WindowAttention(nn.Module):
 
     def _attend(self, x: Tensor, bias: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
         """`b h w c` -> `b h w c`: every window attends to itself; bias `heads n n`, or of each window."""
-        if (
-            not SWITCHES.exportable and not torch.compiler.is_compiling() and not x.numel()
-        ):  # a grid of one row or column has no inner windows
+        traced = SWITCHES.exportable or torch.compiler.is_compiling()
+        if not traced and not x.numel():  # a grid of one row or column has no inner windows
             return x
         qkv_weight, qkv_bias, proj_weight = weights
 
