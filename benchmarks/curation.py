@@ -107,6 +107,8 @@ def run_commands(work: Path, workers: int, pool: list[Path], sides: dict[str, li
         write_bytes(work / f"{name}.txt", "".join(f"{path}\n" for path in images).encode())
         words = [str(work / f"{name}.txt"), "--out", str(work / f"features_{name}")]
         embed.main([*words, "--downscale", "1" if name == "lr" else "4", *encoder])
+        if lost := Features(work / f"features_{name}").unreadable():
+            raise SystemExit(f"curation: {lost[0][0]} {lost[0][1]}")
     words = ["--pool", str(work / "features_pool"), "--keep_pool_duplicates", "--evaluation"]
     words += [str(work / f"features_{side}") for side in sides]
     dedup.main([*words, "--out", str(work / "duplicates"), "--workers", str(workers)])
@@ -162,10 +164,11 @@ def measure_copies(args: argparse.Namespace) -> None:
     sources = [path for name in SETS for path in list_images(BENCH / name / "HR")]
     folders = sorted(path for path in (BENCH.parent / "train").iterdir() if path.is_dir())
     photographs = [path for folder in folders for path in list_images(folder)]
-    copies = plant_all(sources, photographs, args.work / "planted", args.step, args.held_out_step)
+    work = args.work.resolve()  # names in a list are relative to it
+    copies = plant_all(sources, photographs, work / "planted", args.step, args.held_out_step)
     sides = {"hr": sources, "lr": [path.parents[1] / "LRbicx4" / f"{path.stem}x4.png" for path in sources]}
     pool = [*photographs, *(copy.path for copy in copies)]
-    pairs = read_pairs(run_commands(args.work, args.workers, pool, sides))
+    pairs = read_pairs(run_commands(work, args.workers, pool, sides))
     removed = {image for (image, _), judged in pairs.items() if judged.removed}
 
     highest: dict[str, float] = defaultdict(float)  # share of an image with any evaluation image
