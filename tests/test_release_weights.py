@@ -95,6 +95,20 @@ def test_the_facts_tell_every_run_and_its_teacher(
     assert all(torch.equal(state[key], trained[key]) for key in trained)
 
 
+def test_the_card_tells_where_the_goals_would_be_reached() -> None:
+    teacher = {"name": "DAT", "sha256": ""}
+    runs = [
+        {"minutes": 60 * hours, "teacher": None, "scores": {"Set5": psnr}}
+        for hours, psnr in ((1, 30.0), (1, 31.0), (2, 31.25), (4, 31.5))
+    ]  # +0.25 dB each time the hours are doubled
+    runs += [{"minutes": 240, "teacher": teacher, "scores": None},
+             {"minutes": 240, "teacher": teacher, "scores": {"Set5": 31.75}}]  # fmt: skip
+    text = release_weights.progress(runs)
+    assert "| 1.0 | 30.000 | the photographs |" in text and "| 16.0 | 31.750 | DAT |" in text
+    assert "the last 4 points" in text and "32.25 dB on Set5 after 64 hours." in text
+    assert "would reach" not in release_weights.progress(runs[:2])
+
+
 def test_unfinished_runs_and_unknown_starts_are_refused(
     zoo: Path, words: Callable[..., list[str]], command: Callable[..., list[str]], tmp_path: Path
 ) -> None:
