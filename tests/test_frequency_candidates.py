@@ -14,11 +14,11 @@ from benchmarks.frequency import __main__ as command
 from benchmarks.frequency import blocks, candidates, data, jobs, periods, report
 from benchmarks.frequency.blocks import CANDIDATES, CORES, PLACES, Block, attach
 from benchmarks.frequency.candidates import ImageGains, ImageShrinkage, LagAttention, SpectralAttention, WindowGains
-from benchmarks.frequency.data import Pair
 from benchmarks.frequency.jobs import Job
 from benchmarks.frequency.periodicity import TILE, Crop, periodicity, read_crops, select
 from benchmarks.frequency.periods import PeriodicAttention, find_periods, places
 from benchmarks.frequency.spectra import Frames, band_power, correlate, polar_bands, power, ring_bands
+from image_data.pairs import Pair
 from models.team08_HATFreq import PRESETS, HATFreq, override, set_exportable
 from models.team08_HATFreq.fourier import irfft2, rfft2
 
@@ -291,7 +291,7 @@ def test_one_crop_a_photograph_is_held_out() -> None:
 def pool(number: int = 2) -> list[Pair]:
     rng = np.random.default_rng(0)
     return [
-        Pair(f"{i}", rng.integers(0, 256, (96, 80, 3), np.uint8), rng.integers(0, 256, (24, 20, 3), np.uint8))
+        Pair(f"{i}", rng.integers(0, 256, (24, 20, 3), np.uint8), rng.integers(0, 256, (96, 80, 3), np.uint8))
         for i in range(number)
     ]
 
@@ -307,12 +307,12 @@ def test_held_out_photographs_are_not_trained_on(tmp_path: Path, monkeypatch: py
     for path in tmp_path.glob("*.png"):
         path.rename(tmp_path / "photos" / path.name)
     (found,) = data.read_pool([tmp_path / "photos"], tmp_path / "manifest.csv")
-    assert found.name == "photos/b.png" and found.hr.shape == (48, 40, 3) and found.lr.shape == (12, 10, 3)
+    assert found.name == "photos/b.png" and found.target.shape == (48, 40, 3) and found.lq.shape == (12, 10, 3)
 
 
 def test_patches_depend_on_seed_and_step_and_lie_on_each_other() -> None:
     ramp = np.broadcast_to(np.arange(20, dtype=np.uint8)[None, :, None] * 10, (24, 20, 3))
-    pairs = [Pair("ramp", ramp.repeat(4, 0).repeat(4, 1), np.ascontiguousarray(ramp))]
+    pairs = [Pair("ramp", np.ascontiguousarray(ramp), ramp.repeat(4, 0).repeat(4, 1))]
     lq, gt = data.batch(pairs, 3, 7, 4, 8)
     assert lq.shape == (4, 3, 8, 8) and gt.shape == (4, 3, 32, 32)
     assert torch.equal(lq.repeat_interleave(4, 2).repeat_interleave(4, 3), gt)

@@ -16,8 +16,11 @@ from pathlib import Path
 
 import torch
 
+from image_data.pairs import Pair
+from models.team08_HATFreq.system import write_bytes
+
 from .blocks import CANDIDATES
-from .data import Pair, read_pool, read_sets
+from .data import read_pool, read_sets
 from .jobs import Job, run
 from .periodicity import periodicity
 from .report import compare, details, jobs_of, psnr, read_results, table
@@ -94,7 +97,8 @@ def write_periodicity(sets: dict[str, list[Pair]], work: Path) -> None:
     """Write `periodicity.json`: image -> how periodic its HR version is."""
     path = work / "periodicity.json"
     if not path.exists():
-        path.write_text(json.dumps({pair.name: periodicity(pair.hr) for pairs in sets.values() for pair in pairs}))
+        found = {pair.name: periodicity(pair.target) for pairs in sets.values() for pair in pairs}
+        write_bytes(path, json.dumps(found).encode())
 
 
 def report(work: Path) -> str:

@@ -1,11 +1,10 @@
 """Training patches and evaluation sets: decoded once, the same for every job.
 
-Kept apart from the trainer's loader on purpose: a run of the experiment must give the same patches for as long as its
-results are compared.
+Patches are drawn apart from the trainer's loader on purpose: a run of the experiment must give the same ones for as
+long as its results are compared.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,20 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from image_data.degradation import SCALE
+from image_data.geometry import cut_to_scale, orient
+from image_data.pairs import Pair, load_pairs
+from models.team08_HATFreq.image_io import read_rgb
 from utils.resize import imresize
 
-from .periodicity import CROP, Image, read_crops, read_image, read_origins
-
-SCALE = 4
-
-
-@dataclass(frozen=True)
-class Pair:
-    """An image and its low-resolution version: uint8 `4h 4w 3` and `h w 3`."""
-
-    name: str
-    hr: Image
-    lr: Image
+from .periodicity import CROP, Image, read_crops, read_origins
 
 
 def read_pool(folders: Sequence[Path], manifest: Path) -> list[Pair]:
@@ -36,9 +28,8 @@ def read_pool(folders: Sequence[Path], manifest: Path) -> list[Pair]:
     pool = []
     for path in (path for folder in folders for path in sorted(folder.iterdir())):
         if origins.get(path.name, path.name) not in held_out:
-            hr = read_image(path)
-            hr = hr[: len(hr) - len(hr) % SCALE, : hr.shape[1] - hr.shape[1] % SCALE]
-            pool.append(Pair(f"{path.parent.name}/{path.name}", hr, imresize(hr, 1 / SCALE)))
+            target = cut_to_scale(read_rgb(path))
+            pool.append(Pair(f"{path.parent.name}/{path.name}", imresize(target, 1 / SCALE), target))
     if not pool:
         raise ValueError(f"no photographs in {', '.join(map(str, folders))}")
     return pool
@@ -51,26 +42,19 @@ def batch(pool: Sequence[Pair], seed: int, step: int, number: int, side: int) ->
         LR float32 `number 3 side side` and HR `number 3 4*side 4*side`, in [0, 1].
     """
     rng = np.random.default_rng((seed, step))
-    lows: list[Image] = []
-    highs: list[Image] = []
-    while len(lows) < number:
+    lq: list[Image] = []
+    gt: list[Image] = []
+    while len(lq) < number:
         pair = pool[int(rng.integers(len(pool)))]
-        room = [size - side for size in pair.lr.shape[:2]]
+        room = [size - side for size in pair.lq.shape[:2]]
         if min(room) < 0:
             continue
         y, x = (int(rng.integers(one + 1)) for one in room)
         orientation = int(rng.integers(8))
-        lows.append(_orient(pair.lr[y : y + side, x : x + side], orientation))
+        lq.append(orient(pair.lq[y : y + side, x : x + side], orientation))
         y, x, high = y * SCALE, x * SCALE, side * SCALE
-        highs.append(_orient(pair.hr[y : y + high, x : x + high], orientation))
-    return to_tensor(lows), to_tensor(highs)
-
-
-def _orient(image: Image, orientation: int) -> Image:
-    """One of the eight flips and quarter turns."""
-    if orientation & 4:
-        image = image.swapaxes(0, 1)
-    return image[:: -1 if orientation & 2 else 1, :: -1 if orientation & 1 else 1]
+        gt.append(orient(pair.target[y : y + high, x : x + high], orientation))
+    return to_tensor(lq), to_tensor(gt)
 
 
 def to_tensor(images: Sequence[NDArray[np.uint8]]) -> Tensor:
@@ -85,18 +69,9 @@ def read_sets(bench: Path, train: Path) -> dict[str, list[Pair]]:
         bench: folder with `Set14` and `BSD100`, each with `HR` and `LRbicx4`.
         train: folder that holds the folders named in `repeated.csv`.
     """
-    sets = {name: read_set(bench / name) for name in ("Set14", "BSD100")}
+    sets = {name: load_pairs(bench / name / "HR", bench / name / "LRbicx4") for name in ("Set14", "BSD100")}
     sets["Repeated"] = []
     for crop in read_crops():
-        hr = read_image(train / crop.file)[crop.top : crop.top + CROP, crop.left : crop.left + CROP]
-        sets["Repeated"].append(Pair(crop.file, hr, imresize(hr, 1 / SCALE)))
+        target = read_rgb(train / crop.file)[crop.top : crop.top + CROP, crop.left : crop.left + CROP]
+        sets["Repeated"].append(Pair(crop.file, imresize(target, 1 / SCALE), target))
     return sets
-
-
-def read_set(folder: Path) -> list[Pair]:
-    pairs = []
-    for path in sorted((folder / "HR").iterdir()):
-        lr = read_image(folder / "LRbicx4" / f"{path.stem}x4.png")
-        hr = read_image(path)[: lr.shape[0] * SCALE, : lr.shape[1] * SCALE]
-        pairs.append(Pair(path.name, hr, lr))
-    return pairs

@@ -16,12 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from image_data.pairs import Pair, load_pairs
 from models.team08_HATFreq.fourier import rfft2
 from models.team08_HATFreq.frequency import KNOTS, FrequencyFusion
 from models.team08_HATFreq.network import HATFreq
 from models.team08_HATFreq.weights import build, load
 
-from .data import Pair, read_set, to_tensor
+from .data import to_tensor
 from .jobs import score
 from .spectra import band_power, power, ring_bands
 
@@ -112,7 +113,7 @@ class Recorded:
                 handles.append(module.register_forward_hook(lambda m, x, y, kept=kept: kept.append(y)))
             handles.append(layer.freq.register_forward_hook(lambda m, x, y, i=i: self.out[i].append(channels_first(y))))
         for pair in pairs:
-            model(to_tensor([pair.lr]))
+            model(to_tensor([pair.lq]))
         for handle in handles:
             handle.remove()
 
@@ -253,7 +254,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     model, _ = build(load(args.weights))
     model.eval()
-    sets = {name: read_set(args.bench / name) for name in ("Set5", "Set14")}
+    sets = {name: load_pairs(args.bench / name / "HR", args.bench / name / "LRbicx4") for name in ("Set5", "Set14")}
     recorded = Recorded(model, sets["Set14"])
     fits, fitted = fits_table(recorded)
     for lines in (gains_table(recorded.blocks), spectra_table(recorded), fits, shifts_table(recorded)):

@@ -5,7 +5,6 @@ A job's folder holds its checkpoint while it runs and `result.json` once it is s
 
 import json
 import math
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,12 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from image_data.pairs import Pair
 from models.team08_HATFreq import PRESETS, HATFreq, override
 from models.team08_HATFreq.fourier import rfft2
+from models.team08_HATFreq.system import atomic_write, write_bytes
 from utils.metrics import psnr_y, rgb_to_y
 
 from .blocks import attach
-from .data import Pair, batch, to_tensor
+from .data import batch, to_tensor
 
 SHAPES: dict[str, dict[str, Any]] = {
     "narrow": {"embed_dim": 16, "depths": (2, 2), "num_heads": (2, 2)},  # the ablation's
@@ -106,7 +107,7 @@ def run(job: Job, work: Path, pool: Sequence[Pair], sets: dict[str, list[Pair]])
         "sets": scores,
     }
     torch.save(model.state_dict(), folder / "weights.pt")
-    _write(kept, json.dumps(result).encode())
+    write_bytes(kept, json.dumps(result).encode())
     (folder / "checkpoint.pt").unlink(missing_ok=True)
     return result
 
@@ -131,8 +132,8 @@ def _train(job: Job, checkpoint: Path, pool: Sequence[Pair]) -> tuple[HATFreq, f
         if (step + 1) % SAVE_EVERY == 0:
             state = {"model": model.state_dict(), "average": average.state_dict(), "step": step + 1, "losses": losses}
             state |= {"optimiser": optimiser.state_dict(), "seconds": before + time.process_time() - began}
-            torch.save(state, checkpoint.with_suffix(".tmp"))
-            os.replace(checkpoint.with_suffix(".tmp"), checkpoint)
+            with atomic_write(checkpoint) as file:
+                torch.save(state, file)
     return average, before + time.process_time() - began, losses
 
 
@@ -160,9 +161,9 @@ def score(model: nn.Module, sets: dict[str, list[Pair]]) -> dict[str, dict[str, 
     for name, pairs in sets.items():
         images, bands = {}, []
         for pair in pairs:
-            sr = model(to_tensor([pair.lr]))[0].clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy()
-            images[pair.name] = psnr_y(sr, pair.hr, BORDER)
-            bands.append(error_bands(sr, pair.hr))
+            sr = model(to_tensor([pair.lq]))[0].clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy()
+            images[pair.name] = psnr_y(sr, pair.target, BORDER)
+            bands.append(error_bands(sr, pair.target))
         scores[name] = {"images": images, "bands": np.mean(bands, axis=0).tolist()}
     return scores
 
@@ -175,9 +176,3 @@ def error_bands(sr: NDArray[np.uint8], hr: NDArray[np.uint8]) -> NDArray[np.floa
     powers = np.abs(np.fft.fft2(error * window)) ** 2 / (h * w * np.sum(window**2))
     radius = np.hypot(np.fft.fftfreq(h)[:, None], np.fft.fftfreq(w)[None])
     return np.histogram(radius, bins=np.linspace(0, HIGHEST, BANDS + 1), weights=powers)[0]
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Whole or not at all."""
-    path.with_suffix(".tmp").write_bytes(content)
-    os.replace(path.with_suffix(".tmp"), path)

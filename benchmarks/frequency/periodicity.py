@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from models.team08_HATFreq.image_io import read_rgb
 from utils.metrics import rgb_to_y
 
 Image = NDArray[np.uint8]
@@ -134,14 +135,6 @@ def select(crops: Iterator[Crop], number: int) -> list[Crop]:
     return sorted(best.values(), key=lambda crop: (-crop.periodicity, crop.file))[:number]
 
 
-def read_image(path: Path) -> Image:
-    """uint8 `h w 3`, RGB."""
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise ValueError(f"{path}: cannot be read as an image")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-
-
 def read_origins(manifest: Path) -> dict[str, str]:
     """The photograph of each tile, by the tile's file name."""
     with manifest.open(newline="") as file:
@@ -174,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     def crops() -> Iterator[Crop]:
         for path in (path for folder in args.data for path in sorted(folder.iterdir())):
             crop = most_periodic_crop(
-                read_image(path), f"{path.parent.name}/{path.name}", origins.get(path.name, path.name)
+                read_rgb(path), f"{path.parent.name}/{path.name}", origins.get(path.name, path.name)
             )
             if crop:
                 yield crop

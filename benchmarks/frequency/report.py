@@ -17,7 +17,7 @@ from .jobs import BANDS, HIGHEST, Job
 
 Result = dict[str, Any]
 MEAN = "mean"
-LEVEL = 0.05
+ALPHA = 0.05
 BAR = 0.02  # dB
 
 
@@ -45,7 +45,7 @@ class Compared:
         """The mean difference; nan without a pair."""
         return statistics.fmean(self.values) if self.values else float("nan")
 
-    def half(self, level: float = LEVEL) -> float:
+    def half(self, level: float = ALPHA) -> float:
         """Half the width of Student's interval that misses the true mean with a probability of `level`."""
         n = len(self.values)
         if n < 2:
@@ -97,7 +97,7 @@ def table(results: dict[Job, Result], seeds: Sequence[int], setting: Job) -> str
     head += ["parameters", "CPU s a step"]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for name, one in found.items():
-        wide = one.half(LEVEL / len(CANDIDATES))
+        wide = one.half(ALPHA / len(CANDIDATES))
         cells = [name, str(len(one.values)), f"{one.mean:+.4f}", f"{one.mean - wide:+.3f} .. {one.mean + wide:+.3f}"]
         cells.append(f"{adjusted[name]:.3f}")
         cells += [f"{compare(results, ours[name], controls[name], one_set).mean:+.3f}" for one_set in sets]
@@ -109,8 +109,8 @@ def table(results: dict[Job, Result], seeds: Sequence[int], setting: Job) -> str
     if base:
         shown = ", ".join(f"{one_set} {statistics.fmean(psnr(r, one_set) for r in base):.3f}" for one_set in sets)
         lines += ["", f"`none` ({len(base)} seeds): {shown} dB, {step_seconds(base):.3f} CPU s a step."]
-    reached = [n for n, one in found.items() if one.mean >= BAR and adjusted[n] < LEVEL]
-    lines += ["", f"At the bar (+{BAR} dB, Holm's p below {LEVEL}): {', '.join(reached) or 'none'}."]
+    reached = [n for n, one in found.items() if one.mean >= BAR and adjusted[n] < ALPHA]
+    lines += ["", f"At the bar (+{BAR} dB, Holm's p below {ALPHA}): {', '.join(reached) or 'none'}."]
     return "\n".join(lines) + "\n"
 
 
