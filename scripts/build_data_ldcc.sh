@@ -11,6 +11,7 @@
 #     GUARD     high-resolution evaluation images, which must not be trained on either (default: DIV2K_valid_HR in
 #               $DATA/DIV2K, and $DATA/benchmark/**, as far as they are there)
 #     ENCODER   words for data_curation.embed (default: --model ViT-L-14 --pretrained openai)
+#     RAY       a Ray cluster that embeds, HOST:PORT (default: this machine's GPUs)
 #     SELECT    words for data_curation.select (default: --top_k 40000)
 #     TRAINED   images that stage 3 trains on beside the list, which are left out of it (default: DIV2K_train_HR and
 #               Flickr2K_HR, as far as they are there; empty to leave out none)
@@ -46,7 +47,9 @@ fi
 
 embed() {
     local gpus=${GPUS:-$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())')}
-    if [ "$gpus" -gt 1 ]; then
+    if [ -n "${RAY:-}" ]; then
+        "$PYTHON" -m data_curation.embed "${encoder[@]}" "$@" --ray "$RAY"
+    elif [ "$gpus" -gt 1 ]; then
         "$PYTHON" -m torch.distributed.run --standalone --nproc_per_node "$gpus" -m data_curation.embed "${encoder[@]}" "$@"
     else
         "$PYTHON" -m data_curation.embed "${encoder[@]}" "$@"

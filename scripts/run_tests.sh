@@ -25,4 +25,8 @@ say "Format"
 say "Types"
 "$PYTHON" -m mypy
 say "Tests"
-"$PYTHON" -m pytest -ra "${words[@]}" "$@"
+if ! "$PYTHON" -m pytest -ra "${words[@]}" "$@"; then
+    say "Failed"
+    "$PYTHON" -m pytest --cache-show cache/lastfailed
+    exit 1
+fi

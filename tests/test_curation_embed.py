@@ -271,6 +271,48 @@ def test_killed_and_started_again_ends_with_the_same_bytes(pictures, clip, whole
     assert contents(out) == contents(tmp_path / "undisturbed")
 
 
+def ray_tasks() -> list[int]:
+    """The processes that tasks run in: Ray names them so."""
+    return [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/cmdline") if is_ray_task(path)]
+
+
+def is_ray_task(path: Path) -> bool:
+    try:
+        return path.read_bytes().startswith(b"ray::_embed")
+    except OSError:  # it has just ended
+        return False
+
+
+@pytest.mark.slow
+def test_ray_gives_the_same_bytes_though_a_worker_is_killed(pictures, clip, whole, tmp_path, root):
+    pytest.importorskip("ray", reason="ray is not installed (pip install .[cluster])")
+    os.mkfifo(tmp_path / "gate.png")  # a task waits at it
+    pool = tmp_path / "pool"
+    pool.mkdir()
+    for path in pictures.iterdir():
+        (pool / path.name).symlink_to(tmp_path / "gate.png" if path.name == "09.png" else path)
+    command = [sys.executable, "-m", "data_curation.embed", *words(pool, clip, tmp_path / "out", "--ray", "local")]
+    process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 300
+    while not ((tmp_path / "out" / "shard_00001.parquet").exists() and (tasks := ray_tasks())):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    (pool / "09.png").unlink()
+    (pool / "09.png").symlink_to(pictures / "09.png")
+    for pid in tasks:
+        os.kill(pid, signal.SIGKILL)
+    text, _ = process.communicate(timeout=300)
+    assert process.returncode == 0 and "20 embeddings" in text
+    embed.main(words(pool, clip, tmp_path / "undisturbed"))
+    assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
+
+
+def test_a_ray_cluster_that_is_not_there_is_named(pictures, clip, tmp_path):
+    pytest.importorskip("ray", reason="ray is not installed (pip install .[cluster])")
+    with pytest.raises(SystemExit, match=r"no Ray cluster at 127\.0\.0\.1:1 "):
+        embed.main(words(pictures, clip, tmp_path / "out", "--ray", "127.0.0.1:1"))
+
+
 def test_other_settings_and_changed_images_are_refused_with_the_remedy(pictures, clip, whole, tmp_path):
     out, pool = tmp_path / "out", tmp_path / "pool"
     pool.mkdir()

@@ -6,7 +6,8 @@
 Images are folders, `folder/**` for sub-folders too, lists, tar shards (uncompressed) or single files; a .gif is not an
 image here. They are cut into shards by their order; process r of n takes shards r, r + n, ... and writes each whole or
 not at all: a run that was killed is finished by starting it again. RANK and WORLD_SIZE tell r and n, from torchrun or
-from a job array. On a CPU a process computes with one thread: start more of them.
+from a job array. `--ray` has a Ray cluster do the shards instead, with the same bytes. On a CPU a process computes with
+one thread: start more of them.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from hashlib import sha1, sha256
@@ -43,6 +44,7 @@ from image_data.sources import MAX_LISTED, DataError, ImageFile, expand
 from models.team08_HATFreq.image_io import ImageError
 from models.team08_HATFreq.system import write_bytes
 
+Done = tuple[int, int, list[tuple[str, str]], float]  # a shard, images read, those that could not be, seconds
 BATCHES_AHEAD = 4  # decoded images kept waiting for the encoder, in batches
 
 
@@ -162,11 +164,40 @@ def embed_shard(
     return np.concatenate(rows), records, unreadable
 
 
+def embed_and_write(
+    encoder: Encoder, args: argparse.Namespace, settings: Settings, number: int, images: Sequence[ImageFile],
+    outcomes: Iterator[Outcome] | None = None,
+) -> tuple[int, list[tuple[str, str]]]:  # fmt: skip
+    """Embed a shard and write its files.
+
+    Args:
+        outcomes: of the images; read anew if None.
+
+    Returns:
+        How many images were read, name and reason of the others.
+    """
+    if outcomes is None:
+        with closing(read_images(images, encoder, args)) as outcomes:
+            return embed_and_write(encoder, args, settings, number, images, outcomes)
+    vectors, records, unreadable = embed_shard(encoder, images, outcomes)
+    write_shard(args.out, number, vectors, records, unreadable, settings, fingerprint(images, settings))
+    return len(records), unreadable
+
+
+def read_images(
+    images: Iterable[ImageFile], encoder: Encoder, args: argparse.Namespace
+) -> Generator[Outcome, None, None]:
+    """What is read of images, by the processes that the command asks for."""
+    ahead = BATCHES_AHEAD * args.batch + args.workers
+    return read(images, encoder.preprocess, args.downscale, args.workers, args.seconds, ahead)
+
+
 def run(args: argparse.Namespace) -> None:
-    """Embed this process's share of the images.
+    """Embed this process's share of the images, or all by Ray.
 
     Raises:
         DataError, EncoderError: see there.
+        RuntimeError: Ray is not installed, or see cluster.py.
     """
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     images = images_of(args.images)
@@ -179,19 +210,36 @@ def run(args: argparse.Namespace) -> None:
     shards = [images[start : start + args.shard_size] for start in range(0, len(images), args.shard_size)]
     prepare(args.out, settings, write=rank == 0)
     todo = unfinished(args.out, settings, shards, range(rank, len(shards), world))
-    ahead = BATCHES_AHEAD * args.batch + args.workers
-    wanted = (image for number in todo for image in shards[number])
-    with closing(read(wanted, encoder.preprocess, args.downscale, args.workers, args.seconds, ahead)) as outcomes:
-        for number in todo:
-            since = time.monotonic()
-            vectors, records, unreadable = embed_shard(encoder, shards[number], outcomes)
-            inputs = fingerprint(shards[number], settings)
-            write_shard(args.out, number, vectors, records, unreadable, settings, inputs)
-            _print_shard(number, len(shards), len(records), unreadable, time.monotonic() - since)
+    work = embed_by_ray(args, settings, shards, todo) if args.ray else embed_here(encoder, args, settings, shards, todo)
+    for number, found, unreadable, seconds in work:
+        _print_shard(number, len(shards), found, unreadable, seconds)
     if (args.out / SETTINGS).exists() and all(finished_inputs(args.out, n) is not None for n in range(len(shards))):
         features = Features(args.out)
         lost = len(images) - len(features)
         print(f"{args.out}: {len(features)} embeddings of {encoder.model}, {lost} images unreadable")
+
+
+def embed_here(
+    encoder: Encoder, args: argparse.Namespace, settings: Settings, shards: Sequence[list[ImageFile]],
+    todo: Sequence[int],
+) -> Iterator[Done]:  # fmt: skip
+    """Embed shards in this process, images being read ahead from one to the next; yields what each took."""
+    with closing(read_images((image for number in todo for image in shards[number]), encoder, args)) as outcomes:
+        for number in todo:
+            since = time.monotonic()
+            found, unreadable = embed_and_write(encoder, args, settings, number, shards[number], outcomes)
+            yield number, found, unreadable, time.monotonic() - since
+
+
+def embed_by_ray(
+    args: argparse.Namespace, settings: Settings, shards: Sequence[list[ImageFile]], todo: Sequence[int]
+) -> Iterator[Done]:
+    """The same by a Ray cluster; see cluster.py."""
+    try:
+        from data_curation.embed.cluster import embed_by_tasks
+    except ModuleNotFoundError as error:
+        raise RuntimeError("--ray needs Ray: pip install '.[cluster]'") from error
+    return embed_by_tasks(args, settings, shards, todo)
 
 
 def make_encoder(args: argparse.Namespace) -> Encoder:
@@ -229,10 +277,14 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="decoding processes of each process (default: the cores, shared out: %(default)s)")  # fmt: skip
     add("--seconds", type=float, default=60, help="time limit for reading one image (default %(default)s)")
     add("--shard_size", type=positive, default=10_000, help="images a shard (default %(default)s)")
+    add("--ray", metavar="ADDRESS",
+        help="embed by a Ray cluster (auto, HOST:PORT or ray://HOST:PORT), or by this machine's Ray (local)")  # fmt: skip
     add("--device", default="", help="cpu, cuda or cuda:N (default: a GPU if there is one)")
     args = parser.parse_args(argv)
     if bool(args.backbone) != bool(args.weights):
         parser.error("--backbone and --weights go together: the name of the network and the file of its weights")
+    if args.ray and "RANK" in os.environ:
+        parser.error("--ray shares the shards out itself: start it once, without torchrun and without RANK")
     if args.seconds <= 0:
         parser.error(f"--seconds must be positive, not {args.seconds:g}")
     return args
