@@ -278,7 +278,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--seconds", type=float, default=60, help="time limit for reading one image (default %(default)s)")
     add("--shard_size", type=positive, default=10_000, help="images a shard (default %(default)s)")
     add("--ray", metavar="ADDRESS",
-        help="embed by a Ray cluster (auto, HOST:PORT or ray://HOST:PORT), or by this machine's Ray (local)")  # fmt: skip
+        help="embed by a Ray cluster (auto, HOST:PORT, ray://HOST:PORT) or Ray on this machine (local)")  # fmt: skip
     add("--device", default="", help="cpu, cuda or cuda:N (default: a GPU if there is one)")
     args = parser.parse_args(argv)
     if bool(args.backbone) != bool(args.weights):
