@@ -143,6 +143,7 @@ def many(tmp_path_factory) -> Path:
     return folder / "report"
 
 
+@pytest.mark.slow
 def test_the_gallery_works_in_a_browser(many, browser):
     page = browser.new_page(viewport={"width": 500, "height": 600})
     page.set_default_timeout(120_000)

@@ -187,6 +187,7 @@ def test_an_image_too_small_for_ssim_is_named(score: Score, tmp_path: Path, fold
 
 
 @pytest.mark.parametrize("name", [r"$\q$", "$x_1$", "a,b\n", os.fsdecode(b"\xff\xfe")])
+@pytest.mark.slow
 def test_names_of_any_kind_are_scored_and_drawn(score: Score, tmp_path: Path, name: str) -> None:
     for folder in ("sr", "hr"):
         (tmp_path / folder).mkdir()

@@ -92,6 +92,7 @@ def test_a_checkpointed_pass_stays_on_the_device(fake: None) -> None:
 
 
 @pytest.mark.parametrize("h, w, ensemble, bits", [(40, 52, 1, np.uint8), (33, 70, 8, np.uint16)])
+@pytest.mark.slow
 def test_tiles_are_restored_in_batches_and_quantised_on_the_device(
     h: int, w: int, ensemble: int, bits: Any, fake: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,6 +120,7 @@ def test_tiles_are_restored_in_batches_and_quantised_on_the_device(
 
 
 @pytest.mark.parametrize("h, w", [(20, 33), (40, 17)])
+@pytest.mark.slow
 def test_tiles_and_ensemble_of_tensors(h: int, w: int, fake: None) -> None:
     model = on_cuda(HATFreq(shortened("light"))).eval()
     lq = torch.empty(1, 3, h, w, device=CUDA)

@@ -34,11 +34,13 @@ def test_every_kind_of_pass_equals_the_reference() -> None:
 
 
 @pytest.mark.parametrize("case", ["reference HAT, fp32", "with fusion, as the preset is, fp32"])
+@pytest.mark.slow
 def test_a_step_is_measured(case: str) -> None:
     pytest.importorskip("spandrel.architectures.HAT")
     taken, peak = in_child(speed.step_cost, "light", case, 1, 8, CPU, 1, 1)
     assert taken > 0 and peak > 1e6
 
 
+@pytest.mark.slow
 def test_a_pass_takes_more_memory_for_more_pixels() -> None:
     assert in_child(pass_peak, "light", "fp32", CPU, 64) > 64 * 64 * 16 * 3 * 4  # the result alone, as fp32

@@ -161,6 +161,7 @@ def test_a_weight_of_nothing_is_the_plain_run(command, photos, taught, tmp_path)
     assert not same_weights(tmp_path / "plain", tmp_path / "some")
 
 
+@pytest.mark.slow
 def test_a_distillation_resumes_exactly(command, photos, taught, tmp_path, root):
     word = f"hr={photos / 'train'},teacher={taught},teacher_weight=0.7,weight=1"
     more = ["--save_every", "2", "--teacher_decay", "5", "--threads", "1"]

@@ -67,6 +67,7 @@ def assert_all_gone(run, family: list[int], began: float) -> dict[int, int]:
     ],
     ids=["error", "out of memory", "killed worker", "killed"],
 )
+@pytest.mark.slow
 def test_an_error_ends_a_run_and_its_workers(server, command, what, message):
     run = server.start(command("run", *LONG), patch=fault(what))
     run.wait_for("step 3/")
