@@ -15,7 +15,7 @@ from pathlib import Path
 import ray
 
 from data_curation.embed.encoders import Encoder
-from data_curation.embed.run import Done, embed_and_write, make_encoder
+from data_curation.embed.shards import Done, embed_and_write, make_encoder
 from data_curation.features import Settings
 from image_data.sources import ImageFile
 

@@ -13,39 +13,18 @@ one thread: start more of them.
 import argparse
 import os
 import sys
-import time
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from hashlib import sha1, sha256
-from itertools import islice
+from hashlib import sha1
 from pathlib import Path
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
-from data_curation.embed.decode import Decoded
-from data_curation.embed.encoders import Encoder, EncoderError, backbone_encoder, clip_encoder
-from data_curation.embed.reader import Outcome, read
-from data_curation.features import (
-    SETTINGS,
-    Features,
-    FeaturesError,
-    Record,
-    Settings,
-    finished_inputs,
-    normalised,
-    read_settings,
-    write_shard,
-)
+from data_curation.embed.encoders import EncoderError
+from data_curation.embed.shards import Done, bytes_of, embed_here, fingerprint, make_encoder
+from data_curation.features import SETTINGS, Features, FeaturesError, Settings, finished_inputs, read_settings
 from image_data.sources import MAX_LISTED, DataError, ImageFile, expand
 from models.team08_HATFreq.image_io import ImageError
 from models.team08_HATFreq.system import write_bytes
-
-Done = tuple[int, int, list[tuple[str, str]], float]  # a shard, images read, those that could not be, seconds
-BATCHES_AHEAD = 4  # decoded images kept waiting for the encoder, in batches
 
 
 def images_of(words: Sequence[str]) -> list[ImageFile]:
@@ -79,19 +58,11 @@ def not_known(images: Sequence[ImageFile], folders: Sequence[Path], settings: Se
         sizes.update(features.column("bytes"))
         digests.update(features.column("sha1"))
     left = [image for image in images
-            if _bytes_of(image) not in sizes or sha1(image.content()).hexdigest() not in digests]  # fmt: skip
+            if bytes_of(image) not in sizes or sha1(image.content()).hexdigest() not in digests]  # fmt: skip
     print(f"{len(images) - len(left)} of {len(images)} images are known")
     if not left:
         raise DataError("every image is known: there is nothing to embed")
     return left
-
-
-def fingerprint(images: Sequence[ImageFile], settings: Settings) -> str:
-    """A hash of how and of what a shard is made, images by names and bytes: a finished one has to have the same."""
-    digest = sha256(settings.made.encode())
-    for image in images:
-        digest.update(f"{image.name}\t{_bytes_of(image)}\n".encode(errors="surrogateescape"))
-    return digest.hexdigest()
 
 
 def prepare(folder: Path, settings: Settings, write: bool) -> None:
@@ -130,68 +101,6 @@ def unfinished(folder: Path, settings: Settings, shards: list[list[ImageFile]], 
     return todo
 
 
-def embed_batch(encoder: Encoder, outcomes: Sequence[Outcome]) -> tuple[NDArray[np.float16], list[Record]]:
-    """Embeddings `n d` and records of the readable images of a batch, at most `encoder.batch` of them."""
-    side = encoder.preprocess.crop
-    pixels = np.zeros((len(outcomes), side, side, 3), np.uint8)  # an image's place is its own, readable or not
-    readable = [place for place, outcome in enumerate(outcomes) if isinstance(outcome, Decoded)]
-    decoded = [outcome for outcome in outcomes if isinstance(outcome, Decoded)]
-    if not decoded:
-        return np.empty((0, encoder.dimension), np.float16), []
-    pixels[readable] = [one.pixels for one in decoded]
-    return normalised(encoder.embed(pixels)[readable]), [one.record for one in decoded]
-
-
-def embed_shard(
-    encoder: Encoder, images: Sequence[ImageFile], outcomes: Iterator[Outcome]
-) -> tuple[NDArray[np.float16], list[Record], list[tuple[str, str]]]:
-    """Embed one shard.
-
-    Args:
-        outcomes: of the images, in order; as many are taken as there are images.
-
-    Returns:
-        float16 `n d`, the records of its rows, name and reason of what could not be read.
-    """
-    rows, records, unreadable = [], [], []
-    for start in range(0, len(images), encoder.batch):
-        batch = images[start : start + encoder.batch]
-        found = list(islice(outcomes, len(batch)))
-        vectors, known = embed_batch(encoder, found)
-        rows.append(vectors)
-        records += known
-        unreadable += [(image.name, why) for image, why in zip(batch, found, strict=True) if isinstance(why, str)]
-    return np.concatenate(rows), records, unreadable
-
-
-def embed_and_write(
-    encoder: Encoder, args: argparse.Namespace, settings: Settings, number: int, images: Sequence[ImageFile],
-    outcomes: Iterator[Outcome] | None = None,
-) -> tuple[int, list[tuple[str, str]]]:  # fmt: skip
-    """Embed a shard and write its files.
-
-    Args:
-        outcomes: of the images; read anew if None.
-
-    Returns:
-        How many images were read, name and reason of the others.
-    """
-    if outcomes is None:
-        with closing(read_images(images, encoder, args)) as outcomes:
-            return embed_and_write(encoder, args, settings, number, images, outcomes)
-    vectors, records, unreadable = embed_shard(encoder, images, outcomes)
-    write_shard(args.out, number, vectors, records, unreadable, settings, fingerprint(images, settings))
-    return len(records), unreadable
-
-
-def read_images(
-    images: Iterable[ImageFile], encoder: Encoder, args: argparse.Namespace
-) -> Generator[Outcome, None, None]:
-    """What is read of images, by the processes that the command asks for."""
-    ahead = BATCHES_AHEAD * args.batch + args.workers
-    return read(images, encoder.preprocess, args.downscale, args.workers, args.seconds, ahead)
-
-
 def run(args: argparse.Namespace) -> None:
     """Embed this process's share of the images, or all by Ray.
 
@@ -219,18 +128,6 @@ def run(args: argparse.Namespace) -> None:
         print(f"{args.out}: {len(features)} embeddings of {encoder.model}, {lost} images unreadable")
 
 
-def embed_here(
-    encoder: Encoder, args: argparse.Namespace, settings: Settings, shards: Sequence[list[ImageFile]],
-    todo: Sequence[int],
-) -> Iterator[Done]:  # fmt: skip
-    """Embed shards in this process, images being read ahead from one to the next; yields what each took."""
-    with closing(read_images((image for number in todo for image in shards[number]), encoder, args)) as outcomes:
-        for number in todo:
-            since = time.monotonic()
-            found, unreadable = embed_and_write(encoder, args, settings, number, shards[number], outcomes)
-            yield number, found, unreadable, time.monotonic() - since
-
-
 def embed_by_ray(
     args: argparse.Namespace, settings: Settings, shards: Sequence[list[ImageFile]], todo: Sequence[int]
 ) -> Iterator[Done]:
@@ -240,18 +137,6 @@ def embed_by_ray(
     except ModuleNotFoundError as error:
         raise RuntimeError("--ray needs Ray: pip install '.[cluster]'") from error
     return embed_by_tasks(args, settings, shards, todo)
-
-
-def make_encoder(args: argparse.Namespace) -> Encoder:
-    """The encoder that the command names, on its device."""
-    cuda = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-    device = torch.device(args.device or cuda)
-    torch.set_num_threads(1)  # more would share out sums differently: other bytes on another machine
-    torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32 = True, False
-    bf16 = args.precision == "bf16"
-    if args.backbone:
-        return backbone_encoder(args.backbone, args.weights, device, bf16, args.batch)
-    return clip_encoder(args.model, args.pretrained, device, bf16, args.batch)
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -305,15 +190,6 @@ def main(argv: list[str] | None = None) -> None:
         run(args)
     except (DataError, EncoderError, ImageError, OSError, RuntimeError) as error:
         raise SystemExit(f"data_curation.embed: {error}") from error
-
-
-def _bytes_of(image: ImageFile) -> int:
-    if image.member:
-        return image.size
-    try:
-        return image.path.stat().st_size
-    except OSError:
-        return -1  # will be named as unreadable
 
 
 def _print_shard(number: int, shards: int, read: int, unreadable: list[tuple[str, str]], seconds: float) -> None:
