@@ -32,7 +32,7 @@ from data_curation.joined import open_features
 from data_curation.neighbours import Nearest, Shards, by_name, products
 from image_data.sources import IN_SHARD, DataError, expand
 from models.team08_HATFreq.image_io import ImageError
-from models.team08_HATFreq.system import atomic_write, write_bytes
+from models.team08_HATFreq.system import atomic_write, make_folder, write_bytes
 
 NAME = "data_ldcc"
 COLUMNS = ("name", "score", "nearest_query", "rank", "chosen", "reason", "quota_of")
@@ -162,7 +162,7 @@ def run(args: argparse.Namespace) -> None:
     out = np.flatnonzero(~eligible)
     rows = np.concatenate([order, out[np.argsort(place[out])]])
 
-    args.out.mkdir(parents=True, exist_ok=True)
+    make_folder(args.out)
     names = table["name"].combine_chunks()
     write_table(args.out / f"{NAME}.csv", names, query_names, scores, which, rows, len(order), chosen, reasons,
                 quotas)  # fmt: skip

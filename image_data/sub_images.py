@@ -19,7 +19,7 @@ from image_data.headers import read_header
 from image_data.sources import MAX_LISTED, DataError, ImageFile
 from image_data.workers import in_order
 from models.team08_HATFreq.image_io import ImageError, list_images, read_picture, read_rgb, write_png
-from models.team08_HATFreq.system import write_bytes
+from models.team08_HATFreq.system import make_folder, write_bytes
 
 RECORD = "sub_images.json"  # beside the sub-images: how they were cut
 Pair = tuple[ImageFile, ImageFile | None]  # a photograph and its official low-resolution image
@@ -93,7 +93,7 @@ def cut_all(images: Sequence[ImageFile], lr_images: Sequence[ImageFile | None], 
             "rename them, or cut each folder to an --out of its own"
         )
     for folder in cut.folders:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         _check_record(folder, {"side": cut.side, "step": cut.step})
     yield from in_order(partial(_cut, cut=cut), list(zip(images, lr_images, strict=True)))
 

@@ -16,6 +16,7 @@ import pytest
 from image_data.sources import expand
 from image_data.sub_images import positions
 from models.team08_HATFreq.image_io import read_picture, read_rgb, write_png
+from models.team08_HATFreq.system import HOST, TEMPORARY
 from scripts import prepare_data
 from tests.training_run import TINY, checkpoint, contents, wait_for_step
 
@@ -82,6 +83,7 @@ def test_a_killed_cut_resumes_to_the_same_files(root: Path, tmp_path: Path) -> N
     wait_until_all_left(process.pid)
     whole = contents(tmp_path / "whole")
     begun = len(contents(torn))
+    (torn / f"{TEMPORARY}abc-{HOST}-999999999").write_bytes(b"cut off")
     assert 0 < begun < len(whole) == 24 * 144 + 1
     assert prepare(*words, "--out", torn).returncode == 0
     resumed = contents(torn)

@@ -21,6 +21,7 @@ from models.team08_HATFreq import PRESETS, HATFreq, override
 from models.team08_HATFreq.folder import RECORD, RestorationError, read_lines, restore_inputs
 from models.team08_HATFreq.image_io import read_picture, read_rgb, write_png
 from models.team08_HATFreq.inference import HATFreqRestorer, load_restorer
+from models.team08_HATFreq.system import HOST, TEMPORARY
 from models.team08_HATFreq.tiling import self_ensemble, to_samples, to_tensor
 from models.team08_HATFreq.weights import save_weights
 from utils.resize import imresize
@@ -125,7 +126,7 @@ def test_a_kill_loses_nothing(root: Path, tmp_path: Path, weights: Path) -> None
     finished = {path.name: path.stat().st_mtime_ns for path in out.glob("[0-9]*.png")}
     assert 4 <= len(finished) < 12
     assert all(read_rgb(out / name).shape == (160, 160, 3) for name in finished)
-    (out / ".partial-abc-999999999").write_bytes(b"cut off")
+    (out / f"{TEMPORARY}abc-{HOST}-999999999").write_bytes(b"cut off")
     done = run_script(*words)
     assert done.returncode == 0, done.stderr
     recorded = int(done.stdout.split(" finished before")[0].split()[-1])

@@ -19,6 +19,8 @@ from typing import Any, NoReturn
 import torch
 import torch.distributed as dist
 
+from models.team08_HATFreq.system import make_folder
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -167,7 +169,7 @@ def owned(folder: Path) -> Iterator[None]:
     """
     new = not folder.exists()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         file = _locked(folder / LOCK)
     except OSError as error:
         raise FolderError(f"--out {folder} cannot be written ({error.strerror}): name another folder") from error

@@ -39,7 +39,7 @@ from data_curation.pictures import sheet
 from data_curation.workers import CONTEXT, start_worker
 from image_data.sources import DataError
 from models.team08_HATFreq.image_io import ImageError, write_png
-from models.team08_HATFreq.system import write_bytes
+from models.team08_HATFreq.system import make_folder, write_bytes
 
 PICTURED = 24  # pairs in duplicates.png
 SUSPICIOUS = 0.1  # share of the pool removed for evaluation images from which on a warning is due
@@ -68,7 +68,8 @@ class Deduplication:
         self.passed_over = 0
         for features in self.evaluation:
             _check_evaluation(self.pool, features)
-        self.work.mkdir(parents=True, exist_ok=True)
+        for folder in (args.out, self.work):
+            make_folder(folder)
 
     def run(self) -> list[Finding]:
         """All candidates with their decisions: those with evaluation images, then those within the pool.

@@ -24,7 +24,7 @@ from data_curation.embed.shards import Done, bytes_of, embed_here, fingerprint, 
 from data_curation.features import SETTINGS, Features, FeaturesError, Settings, finished_inputs, read_settings
 from image_data.sources import MAX_LISTED, DataError, ImageFile, expand
 from models.team08_HATFreq.image_io import ImageError
-from models.team08_HATFreq.system import write_bytes
+from models.team08_HATFreq.system import make_folder, write_bytes
 
 
 def images_of(words: Sequence[str]) -> list[ImageFile]:
@@ -71,7 +71,7 @@ def prepare(folder: Path, settings: Settings, write: bool) -> None:
     Raises:
         FeaturesError: it was not; names what differs and the remedy.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     if (folder / SETTINGS).exists():
         found = read_settings(folder)
         changed = [key for key in vars(settings) if getattr(found, key) != getattr(settings, key)]

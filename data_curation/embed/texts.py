@@ -25,6 +25,7 @@ from data_curation.embed.run import prepare
 from data_curation.features import Record, Settings, normalised, write_shard
 from image_data.sources import DataError
 from models.team08_HATFreq.image_io import write_png
+from models.team08_HATFreq.system import make_folder
 
 CARD = 1024  # pixels a side: larger than any image that an encoder is shown, so that select does not warn of its size
 CARDS = "sentences"  # their folder in the features folder
@@ -97,7 +98,7 @@ def embed_sentences(path: Path, out: Path, model: str, pretrained: str) -> None:
     settings = Settings(encoder.model, encoder.weights, 1, encoder.dimension, "fp32", (str(path),), len(sentences),
                         len(sentences), 1)  # fmt: skip
     prepare(out, settings, write=True)
-    (out / CARDS).mkdir(exist_ok=True)
+    make_folder(out / CARDS)
     records = [write_card(out / CARDS, number, sentence) for number, sentence in enumerate(sentences, 1)]
     write_shard(out, 0, vectors, records, [], settings, "\n".join(sentences))
     print(f"{out}: {len(records)} sentences by {encoder.model}")

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from data_curation.features import Features
 from data_curation.images import read_checked
-from models.team08_HATFreq.system import write_bytes
+from models.team08_HATFreq.system import make_folder, write_bytes
 
 SIDE = 96  # pixels of a thumbnail's longer side
 _QUALITY = 55  # of JPEG: some 2 KB each
@@ -59,7 +59,7 @@ def thumbnail(name: str, digest: str) -> bytes:
 
 
 def _write_thumbnails(folder: Path, digests: dict[str, str], workers: int) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     missing = {f"{digest}.jpg": name for name, digest in digests.items()}
     for path in list(folder.iterdir()):
         if not missing.pop(path.name, None):

@@ -35,7 +35,7 @@ from data_curation.report.gallery import write_gallery
 from data_curation.select import NAME
 from image_data.sources import DataError
 from models.team08_HATFreq.image_io import ImageError, write_png
-from models.team08_HATFreq.system import write_bytes
+from models.team08_HATFreq.system import make_folder, write_bytes
 
 BOX = 150  # pixels of the side of a picture on a sheet
 NEIGHBOURS, QUERIES = 5, 8  # shown of each query, and queries
@@ -234,7 +234,7 @@ def run(args: argparse.Namespace) -> None:
         DataError, ImageError, OSError: naming what is missing.
     """
     inputs = Inputs(args.selection, args.duplicates)
-    args.out.mkdir(parents=True, exist_ok=True)
+    make_folder(args.out)
     counts, removed, model = inputs.selection["counts"], inputs.duplicates["counts"], inputs.pool.settings.model
     share = inputs.selection["images_per_query"]
     figures = (

@@ -32,7 +32,7 @@ from .image_io import (
     size_of,
     write_picture,
 )
-from .system import TEMPORARY, peak_memory, world
+from .system import make_folder, peak_memory, world
 
 RECORD = "record.jsonl"
 Progress = Callable[[int, int], None]  # passes done, passes in all
@@ -350,15 +350,8 @@ def passed_over(folder: Path) -> str:
 
 def _begin(target: Path, settings: dict[str, Any], names: list[str], overwrite: bool) -> Record:
     """Make the folder ready; the record says what stands there."""
-    target.mkdir(parents=True, exist_ok=True)
-    for leftover in target.glob(f"{TEMPORARY}*"):  # of a run that was killed while writing
-        if not _is_running(leftover.name.rpartition("-")[2]):
-            leftover.unlink(missing_ok=True)
+    make_folder(target)
     return open_record(target, settings, names, overwrite)
-
-
-def _is_running(process: str) -> bool:
-    return process.isdecimal() and Path("/proc", process).exists()
 
 
 def pixels_of(path: Path) -> int:

@@ -3,6 +3,7 @@
 import atexit
 import hashlib
 import os
+import platform
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ import torch.distributed as dist
 
 TEMPORARY = ".partial-"  # prefix of files that are being written
 TIMEOUT = timedelta(days=7)  # the first process to finish waits for the last
+HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 T = TypeVar("T")
 
 
@@ -38,9 +40,9 @@ def atomic_write(path: Path, sync: bool = False) -> Iterator[BinaryIO]:
     Raises:
         OSError: naming the file and a remedy.
     """
-    # A name of its own for every process, and short: the final one may be as long as a file system allows.
+    # A name of its own for every process of every machine, and short: the final one may be as long as is allowed.
     digest = hashlib.sha256(path.name.encode(errors="surrogateescape")).hexdigest()[:16]
-    temporary = path.with_name(f"{TEMPORARY}{digest}-{os.getpid()}")
+    temporary = path.with_name(f"{TEMPORARY}{digest}-{HOST}-{os.getpid()}")
     try:
         with temporary.open("wb") as file:
             yield file
@@ -60,6 +62,19 @@ def _remedy(path: Path) -> str:
     if path.is_dir():
         return "a folder has that name: move it away"
     return "make room on the disk, or choose a folder that can be written"
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder of results, and remove what killed processes of this machine were writing there.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.glob(f"{TEMPORARY}*"):
+        host, _, process = leftover.name.partition(TEMPORARY)[2].partition("-")[2].partition("-")
+        if host == HOST and Path("/proc/self").exists() and not Path("/proc", process).exists():
+            leftover.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
