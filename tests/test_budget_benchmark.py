@@ -78,6 +78,7 @@ def test_unusable_arguments_are_refused(words: list[str], more: list[str], tmp_p
         budget.arguments([*words, *more])
 
 
+@pytest.mark.slow
 def test_a_comparison_is_one_command_that_resumes(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

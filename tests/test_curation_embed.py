@@ -180,6 +180,7 @@ def make_bad_files(folder: Path) -> dict[str, str]:
             "two\nlines.png": "line break", "strip.png": f"{MAX_ASPECT}:1"}  # fmt: skip
 
 
+@pytest.mark.slow
 def test_bad_files_are_named_and_neither_stop_nor_hang_the_run(clip, tmp_path):
     folder = tmp_path / "pool"
     folder.mkdir()

@@ -39,6 +39,7 @@ def embed_lines(lines, clip, folder):
     return folder / "texts"
 
 
+@pytest.mark.slow
 def test_images_are_chosen_by_sentences_and_the_report_shows_them(clip, tmp_path):
     (tmp_path / "pool").mkdir()
     rng = np.random.default_rng(0)

@@ -63,7 +63,9 @@ def check_pass(config: HATConfig, bf16: bool, training: bool, sizes: list[tuple[
 
 @pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
-@pytest.mark.parametrize("preset", ["light", "small", "base"])
+@pytest.mark.parametrize(
+    "preset", ["light", *(pytest.param(name, marks=pytest.mark.slow) for name in ("small", "base"))]
+)
 def test_a_pass_stays_on_the_device(preset: str, training: bool, bf16: bool, fake: None) -> None:
     check_pass(shortened(preset), bf16, training, SIZES)
 

@@ -25,7 +25,7 @@ from models.team08_HATFreq.folder import (
 )
 from models.team08_HATFreq.image_io import ImageError, Picture, read_rgb, write_png
 from models.team08_HATFreq.inference import HATFreqRestorer
-from models.team08_HATFreq.system import TEMPORARY
+from models.team08_HATFreq.system import HOST, TEMPORARY
 from models.team08_HATFreq.weights import save_weights
 
 COUNT = 6
@@ -239,12 +239,14 @@ def test_what_is_not_a_record_is_refused(tmp_path: Path, content: bytes) -> None
 
 def test_leftovers_of_a_kill_go_and_those_of_a_running_process_stay(tmp_path: Path, lq: Path) -> None:
     (tmp_path / "out").mkdir()
-    for process in (os.getpid(), 2**22 + 1):
-        (tmp_path / "out" / f"{TEMPORARY}abc-{process}").touch()
+    running, ended = os.getpid(), 2**22 + 1
+    elsewhere = "0" * len(HOST)  # another machine's processes cannot be looked up
+    writers = [f"{HOST}-{running}", f"{HOST}-{ended}", f"{elsewhere}-{ended}"]
+    for writer in writers:
+        (tmp_path / "out" / f"{TEMPORARY}abc-{writer}").touch()
     restore_inputs(Enlarging(), lq, tmp_path / "out")
-    assert [name for name in names_in(tmp_path / "out") if name.startswith(TEMPORARY)] == [
-        f"{TEMPORARY}abc-{os.getpid()}"
-    ]
+    left = {name for name in names_in(tmp_path / "out") if name.startswith(TEMPORARY)}
+    assert left == {f"{TEMPORARY}abc-{writers[0]}", f"{TEMPORARY}abc-{writers[2]}"}
 
 
 # ---------------------------------------------------------------------------------------------------------------------

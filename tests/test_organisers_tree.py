@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from models.team08_HATFreq import PRESETS, HATFreq, override
@@ -37,6 +38,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_the_two_folders_alone_run_in_a_foreign_tree(root: Path, tmp_path: Path) -> None:
     tree, lq = tmp_path / "organisers", tmp_path / "LR"
     shutil.copytree(

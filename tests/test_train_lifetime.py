@@ -80,11 +80,13 @@ def test_an_error_ends_a_run_and_its_workers(server, command, what, message):
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        pytest.param(ERROR, "illegal memory access", id="error"),
-        pytest.param(OUT_OF_MEMORY, "divisor of 1, or --checkpointing", id="out of memory", marks=pytest.mark.slow),
-        pytest.param(KILL_WORKER, "a process of the loader", id="killed worker", marks=pytest.mark.slow),
+        (ERROR, "illegal memory access"),
+        (OUT_OF_MEMORY, "divisor of 1, or --checkpointing"),
+        (KILL_WORKER, "a process of the loader"),
     ],
+    ids=["error", "out of memory", "killed worker"],
 )
+@pytest.mark.slow
 def test_an_error_on_one_rank_ends_the_others_in_whatever_they_wait_for(server, command, what, message):
     """Rank 0 sleeps, as if it waited for its GPU: nothing that Python raises would reach it."""
     stuck = fault("time.sleep(1000)", "and rank == 0") + fault(what, "and rank == 1")
