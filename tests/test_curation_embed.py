@@ -27,6 +27,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from data_curation import embed
+from data_curation.embed import run as embed_run
 from data_curation.embed.decode import MAX_ASPECT
 from data_curation.embed.encoders import EncoderError, backbone_encoder, clip_encoder
 from data_curation.embed.keypoints import find_keypoints, hashed
@@ -306,6 +307,19 @@ def test_ray_gives_the_same_bytes_though_a_worker_is_killed(pictures, clip, whol
     assert process.returncode == 0 and "20 embeddings" in text
     embed.main(words(pool, clip, tmp_path / "undisturbed"))
     assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
+
+
+def test_what_ray_runs_elsewhere_has_absolute_paths(tmp_path, monkeypatch):
+    cluster = pytest.importorskip("data_curation.embed.cluster", reason="ray is not installed (pip install .[cluster])")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "w.pt").touch()
+    args = embed_run.arguments(["i", "--out", "o", "--model", "local-dir:m", "--pretrained", "w.pt"])
+    found = cluster.with_absolute_paths(args)
+    assert (found.out, found.model) == (tmp_path / "o", f"local-dir:{tmp_path}/m")
+    assert found.pretrained == str(tmp_path / "w.pt")
+    plain = embed_run.arguments(["i", "--out", "o", "--backbone", "alexnet", "--weights", "w.pt"])
+    found = cluster.with_absolute_paths(plain)
+    assert (found.weights, found.model, found.pretrained) == (tmp_path / "w.pt", "ViT-L-14", "openai")
 
 
 def test_a_ray_cluster_that_is_not_there_is_named(pictures, clip, tmp_path):

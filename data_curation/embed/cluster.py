@@ -14,7 +14,7 @@ from pathlib import Path
 
 import ray
 
-from data_curation.embed.encoders import Encoder
+from data_curation.embed.encoders import LOCAL_MODEL, Encoder
 from data_curation.embed.shards import Done, embed_and_write, make_encoder
 from data_curation.features import Settings
 from image_data.sources import ImageFile
@@ -56,6 +56,7 @@ def embed_by_tasks(
                           for machine in machines))  # fmt: skip
         if not at_once:
             raise RuntimeError(f"no machine of the cluster has {args.workers} CPUs: set --workers to fewer")
+        args = with_absolute_paths(args)
         task = ray.remote(num_cpus=args.workers, num_gpus=gpus, max_retries=RETRIES)(_embed)
         left, running = list(reversed(todo)), set[ray.ObjectRef[Done]]()
         while left or running:
@@ -72,6 +73,18 @@ def embed_by_tasks(
                     raise RuntimeError(f"a shard's task died {RETRIES + 1} times: {error}") from error
     finally:
         ray.shutdown()
+
+
+def with_absolute_paths(args: argparse.Namespace) -> argparse.Namespace:
+    """The command's arguments for a process that was started in another folder."""
+    words = {**vars(args), "out": args.out.absolute()}
+    if args.weights:
+        words["weights"] = args.weights.absolute()
+    if args.model.startswith(LOCAL_MODEL):
+        words["model"] = LOCAL_MODEL + os.path.abspath(args.model.removeprefix(LOCAL_MODEL))
+    if os.path.isfile(args.pretrained):
+        words["pretrained"] = os.path.abspath(args.pretrained)
+    return argparse.Namespace(**words)
 
 
 def check_reachable(address: str) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from data_curation.embed.preprocess import Preprocess
 
-_LOCAL, _HUB = "local-dir:", "hf-hub:"  # open_clip's schemes of a model's name
+LOCAL_MODEL, _HUB = "local-dir:", "hf-hub:"  # open_clip's schemes of a model's name
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -91,16 +91,16 @@ def clip_encoder(name: str, pretrained: str, device: torch.device, bf16: bool, b
     """
     import open_clip
 
-    scheme = next((scheme for scheme in (_LOCAL, _HUB) if name.startswith(scheme)), "")
+    scheme = next((scheme for scheme in (LOCAL_MODEL, _HUB) if name.startswith(scheme)), "")
     file = Path(pretrained) if not scheme and Path(pretrained).is_file() else None
     if not scheme:
         _check_names(name, pretrained, file)
     try:
         found = open_clip.create_model(name, None if scheme else pretrained, require_pretrained=True)
     except Exception as error:  # of the hub's client, of the network, of torch: no common ancestor
-        raise EncoderError(_why_no_clip(name, pretrained, bool(file or scheme == _LOCAL), error)) from error
+        raise EncoderError(_why_no_clip(name, pretrained, bool(file or scheme == LOCAL_MODEL), error)) from error
     weights = _clip_weights(name, pretrained, file)
-    short = Path(name.removeprefix(_LOCAL)).name if scheme == _LOCAL else name
+    short = Path(name.removeprefix(LOCAL_MODEL)).name if scheme == LOCAL_MODEL else name
     preprocess, tower = _clip_preprocess(found), found.to(device).eval()
     dimension = _dimension(tower.encode_image, preprocess, device)
     model = f"{short}:{_short(weights)}"
@@ -177,7 +177,7 @@ def _meant(near: list[str]) -> str:
 def _why_no_clip(name: str, pretrained: str, local: bool, error: Exception) -> str:
     cause = f"{type(error).__name__}: {error}".splitlines()[0]
     if local:
-        which = name if name.startswith(_LOCAL) else pretrained
+        which = name if name.startswith(LOCAL_MODEL) else pretrained
         return f"the weights {which} do not load as {name} ({cause}): give this model's"
     return (
         f"the weights {pretrained} of {name} cannot be downloaded ({cause}): download them where there is a network, "
@@ -187,8 +187,8 @@ def _why_no_clip(name: str, pretrained: str, local: bool, error: Exception) -> s
 
 def _clip_weights(name: str, pretrained: str, file: Path | None) -> str:
     """The tag, or a hash of what was loaded."""
-    if name.startswith(_LOCAL):
-        folder = Path(name.removeprefix(_LOCAL))
+    if name.startswith(LOCAL_MODEL):
+        folder = Path(name.removeprefix(LOCAL_MODEL))
         parts = [f"{path.name} {file_sha256(path)}\n" for path in sorted(folder.iterdir()) if path.is_file()]
         return sha256("".join(parts).encode()).hexdigest()
     return file_sha256(file) if file else pretrained
