@@ -1,7 +1,7 @@
 """Stage 1: embed images with CLIP, or another encoder, into a features folder (see features.py).
 
     python -m data_curation.embed DIV2K_test_LR --out features/queries
-    torchrun --nproc_per_node 8 -m data_curation.embed 'LSDIR/**' Flickr2K HQ-50K/*.tar --downscale 4 --out features/pool
+    torchrun --nproc_per_node 8 -m data_curation.embed 'LSDIR/**' Flickr2K HQ-50K/*.tar --downscale 4 --out pool
 
 Images are folders, `folder/**` for sub-folders too, lists, tar shards (uncompressed) or single files; a .gif is not an
 image here. They are cut into shards by their order; process r of n takes shards r, r + n, ... and writes each whole or
