@@ -5,7 +5,8 @@
 
 Writes `data_ldcc.txt`, the names of the chosen images in the order of their rank (what the trainer reads; its first N
 names are the choice of N), `data_ldcc.csv`, a row for every image of the pool, and `data_ldcc.json`, every parameter
-and count. Equal scores are ordered by name, so the same features give the same bytes.
+and count; with --temperature also `data_ldcc_weights.txt`, how often the trainer is to draw each. Equal scores are
+ordered by name, so the same features give the same bytes.
 """
 
 import argparse
@@ -168,8 +169,9 @@ def run(args: argparse.Namespace) -> None:
                 quotas)  # fmt: skip
     summary = summarise(args, pool, queries, closed, scores, which, eligible, choice, warnings)
     write_bytes(args.out / f"{NAME}.json", (json.dumps(summary, indent=2) + "\n").encode())
-    listed = [names[int(row)].as_py() for row in order[chosen[order]]]
-    write_list(args.out / f"{NAME}.txt", listed, args)
+    listed = order[chosen[order]]
+    write_list(args.out / f"{NAME}.txt", [names[int(row)].as_py() for row in listed], args)
+    write_weights(args.out / f"{NAME}_weights.txt", scores[listed], args.temperature)
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     print(f"{args.out / NAME}.txt: {len(listed)} of {len(pool)} images, {len(order)} of which passed the gates")
@@ -264,6 +266,22 @@ def write_list(path: Path, names: list[str], args: argparse.Namespace) -> None:
     write_bytes(path, ("\n".join([*head, *lines]) + "\n").encode())
 
 
+def image_weights(scores: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
+    """Weights that grow with the score, by a factor of e for each `temperature` of it; their mean is 1."""
+    weights = np.exp((scores - scores.max()) / temperature)
+    return weights / weights.mean()
+
+
+def write_weights(path: Path, scores: NDArray[np.float64], temperature: float | None) -> None:
+    """Write how often each image of the list is drawn, a number a line; without temperature, remove a former run's."""
+    if temperature is None:
+        path.unlink(missing_ok=True)
+        return
+    lines = [f"# weights of {NAME}.txt, in its order: --data hr={NAME}.txt,image_weights={path.name}"]
+    lines += [f"{weight:.6g}" for weight in image_weights(scores, temperature)]
+    write_bytes(path, ("\n".join(lines) + "\n").encode())
+
+
 def summarise(
     args: argparse.Namespace,
     pool: Features,
@@ -277,6 +295,7 @@ def summarise(
 ) -> dict[str, Any]:
     """Every parameter and count, and warnings; an image that several gates close to counts for the first."""
     chosen = choice.chosen
+    weights = image_weights(scores[chosen], args.temperature or np.inf)
     left, by_gate = np.ones(len(pool), bool), {}
     for reason, held in closed.items():
         by_gate[reason] = int((left & held).sum())
@@ -295,6 +314,7 @@ def summarise(
             "eligible": int(eligible.sum()),
             "chosen": int(chosen.sum()),
             "of_full_cells": int(choice.full.sum()),
+            "effective": round(float(weights.sum() ** 2 / (weights**2).sum()), 1),  # as many of equal weight vary alike
         },
         "images_per_query": images_per_query(np.where(choice.query < 0, which, choice.query)[chosen], len(queries)),
         "scores": {
@@ -326,6 +346,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--score", choices=("max", "mean", "top"), default="max",
         help="over the queries: the nearest, the mean of all, or of the --top_m nearest (default: max)")  # fmt: skip
     add("--top_m", type=positive, help="with --score top: how many queries")
+    add("--temperature", type=_temperature,
+        help="weights for the trainer: exp(score / TEMPERATURE), in a file of their own")  # fmt: skip
     add("--exclude", type=Path, help="names to leave out: removed.txt of data_curation.dedup")
     add("--trained_on", nargs="+",
         help="folders or lists whose images are trained on beside the choice: those are left out")  # fmt: skip
@@ -352,6 +374,13 @@ def main(argv: list[str] | None = None) -> None:
         run(args)
     except (DataError, ImageError, OSError) as error:
         raise SystemExit(f"data_curation.select: {error}") from error
+
+
+def _temperature(word: str) -> float:
+    temperature = float(word)
+    if not temperature >= 1e-3:  # below, the nearest image alone would be drawn
+        raise argparse.ArgumentTypeError("must be 0.001 or more")
+    return temperature
 
 
 def _queries_by_name(queries: Features) -> tuple[list[str], NDArray[np.float32]]:

@@ -1,15 +1,18 @@
-"""The training set's sources, how often each is drawn from, and whose restorations are learned beside the truth."""
+"""The training set's sources, how often their images are drawn, and whose restorations are learned beside the truth."""
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from image_data.pairs import match_lr, match_teacher
 from image_data.sources import TREE, DataError, ImageList, expand
 from models.team08_HATFreq.folder import RECORD
 
-PARTS = ("hr", "lr", "teacher", "teacher_weight", "weight")
+PARTS = ("hr", "lr", "teacher", "teacher_weight", "weight", "image_weights")
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,7 @@ class Source:
         restorations: a teacher's restorations of the images in the same order; None for none.
         teacher_weight: the restoration's part in the target, in [0, 1]; the rest is the image itself.
         teacher: name and sha256 of the teacher's weights.
+        image_weights: of each image, how often its pixels are drawn in relation to the others'; None for alike.
     """
 
     name: str
@@ -33,6 +37,7 @@ class Source:
     restorations: ImageList | None = None
     teacher_weight: float = 0.0
     teacher: dict[str, str] | None = None
+    image_weights: NDArray[np.float64] | None = None
 
 
 def parse_source(word: str) -> dict[str, str]:
@@ -49,7 +54,8 @@ def parse_source(word: str) -> dict[str, str]:
         key, equals, value = item.partition("=")
         if key not in PARTS or not equals or not value or key in parts:
             raise ValueError(
-                f"data: cannot read {item!r} in {word!r}: write hr=FOLDER,lr=FOLDER,teacher=FOLDER,weight=NUMBER"
+                f"data: cannot read {item!r} in {word!r}: write hr=FOLDER,lr=FOLDER,teacher=FOLDER,weight=NUMBER,"
+                "image_weights=FILE"
             )
         parts[key] = value
     if "hr" not in parts:
@@ -72,17 +78,19 @@ def open_source(word: str) -> Source:
 
     Raises:
         DataError: nothing there, high-resolution images without their low-resolution ones or their restorations (the
-            first are named), or a teacher that is not known.
+            first are named), a teacher that is not known, or weights that are not those of the images.
     """
     parts = parse_source(word)
     images = expand(parts["hr"])
     lr_images = match_lr(images, expand(parts["lr"]), parts["lr"]) if "lr" in parts else None
-    weight = _weight(word, parts.get("weight"))
+    source = Source(word, images, lr_images, _weight(word, parts.get("weight")))
+    if "image_weights" in parts:
+        source = replace(source, image_weights=read_image_weights(Path(parts["image_weights"]), images))
     if "teacher" not in parts:
-        return Source(word, images, lr_images, weight)
+        return source
     teacher, folder = read_teacher(parts["teacher"]), parts["teacher"]
     restorations = match_teacher(images, expand(folder), folder)
-    return Source(word, images, lr_images, weight, restorations, _teacher_weight(word, parts), teacher)
+    return replace(source, restorations=restorations, teacher_weight=_teacher_weight(word, parts), teacher=teacher)
 
 
 def open_sources(words: tuple[str, ...]) -> list[Source]:
@@ -100,6 +108,26 @@ def open_sources(words: tuple[str, ...]) -> list[Source]:
                 "second with --init, or make the restorations again with one teacher"
             )
     return sources
+
+
+def read_image_weights(path: Path, images: ImageList) -> NDArray[np.float64]:
+    """The weights of a source's images: a text file with one positive number a line, in the order of the images.
+
+    Raises:
+        DataError: it cannot be read, a line is no positive number, or there are more or fewer than images.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read ({error}): give a text file, one number a line") from error
+    held = [(number, line) for number, line in enumerate(lines, start=1) if line.strip() and not line.startswith("#")]
+    weights = np.array([_number(line) for _, line in held], np.float64)
+    if (bad := ~((weights > 0) & (weights < math.inf))).any():
+        number, line = held[int(bad.argmax())]
+        raise DataError(f"{path}, line {number}: {line!r} is not a positive number: write one")
+    if len(weights) != len(images):
+        raise DataError(f"{path} has {len(weights)} weights for {len(images)} images: give the file made with the list")
+    return weights
 
 
 def read_teacher(folder: str) -> dict[str, str]:

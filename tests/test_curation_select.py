@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 from collections import Counter
 from hashlib import sha1
@@ -18,8 +19,8 @@ from data_curation.features import SETTINGS, Features, FeaturesError, normalised
 from data_curation.joined import open_features
 from data_curation.neighbours import by_name, nearest
 from data_curation.select import score_pool
-from image_data.mixture import open_source
-from image_data.sources import expand
+from image_data.mixture import open_source, read_image_weights
+from image_data.sources import ImageFile, ImageList, expand
 from models.team08_HATFreq.image_io import write_png
 from training.audit import audit
 
@@ -127,7 +128,7 @@ def test_top_k_writes_list_table_and_counts(made, tmp_path):
     assert rows[2]["reason"] == "not among the 2 most similar"
     summary = json.loads((tmp_path / "out" / "data_ldcc.json").read_text())
     assert summary["counts"] == {"pool": 5, "readable": 5, "queries": 3, "eligible": 5, "chosen": 2,
-                                 "of_full_cells": 0, "left_out": {}}  # fmt: skip
+                                 "of_full_cells": 0, "effective": 2.0, "left_out": {}}  # fmt: skip
     assert summary["parameters"]["top_k"] == 2
     assert summary["pool"]["model"] == MODEL
     assert (summary["scores"]["highest"], summary["scores"]["lowest_chosen"]) == (0.875, 0.5)
@@ -149,6 +150,20 @@ def test_threshold_is_reached_by_equality(made, tmp_path):
 def test_score_rules_of_the_command(made, tmp_path, words, expected):
     select.main([*made, "--top_k", "2", *words])
     assert [name[3] for name in listed(tmp_path / "out")] == list(expected)
+
+
+def test_temperature_writes_weights_that_the_trainer_reads(made, tmp_path):
+    select.main([*made, "--top_k", "3", "--temperature", "0.375"])  # scores 0.875, 0.5, 0.5: one temperature apart
+    near, far = 3 * math.e / (math.e + 2), 3 / (math.e + 2)
+    path = tmp_path / "out" / "data_ldcc_weights.txt"
+    images = ImageList(ImageFile(Path(name)) for name in listed(tmp_path / "out"))
+    assert read_image_weights(path, images).tolist() == pytest.approx([near, far, far], rel=1e-5)
+    effective = json.loads((tmp_path / "out" / "data_ldcc.json").read_text())["counts"]["effective"]
+    assert effective == round(9 / (near**2 + 2 * far**2), 1) == 2.4
+    with pytest.raises(SystemExit):
+        select.main([*made, "--top_k", "3", "--temperature", "0"])
+    select.main([*made, "--top_k", "3"])
+    assert not path.exists()  # weights of another list
 
 
 def test_per_query_takes_each_querys_nearest(made, tmp_path):

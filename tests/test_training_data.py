@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections import Counter
 from itertools import islice
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def photographs_of(*images: tuple[str, np.ndarray, int], weights: tuple[float, .
     """Photographs of (name, pixels, number of the source), without files."""
     files = ImageList(ImageFile(Path(name)) for name, _, _ in images)
     digests = [np.frombuffer(digest(image) + bytes(2 * DIGEST), np.uint8) for _, image, _ in images]
-    rows = [(0, *image.shape[:2], n, 0, 0, one) for (_, image, n), one in zip(images, digests, strict=True)]
+    rows = [(0, *image.shape[:2], n, 1, 0, 0, one) for (_, image, n), one in zip(images, digests, strict=True)]
     return Photographs(files, ImageList([ImageFile(Path())] * len(files)), np.array(rows, ROW), weights)
 
 
@@ -209,6 +210,42 @@ def test_weights_decide_between_sources_and_areas_within():
     drawn = sum(patches.crop_at(step, 0).photograph == 2 for step in range(4000))
     assert drawn == pytest.approx(500, abs=80)  # standard deviation 21
     assert photographs_of(*images).sampling_weights().tolist() == [1024, 6144, 4096, 1024]
+
+
+def test_weights_of_images_multiply_their_areas(tmp_path):
+    for name, shape in {"a": (32, 32), "b": (32, 64), "c": (64, 64)}.items():
+        write_png(tmp_path / f"{name}.png", noise(*shape, seed=ord(name)))
+    (tmp_path / "list.txt").write_text("c.png\na.png\n")
+    (tmp_path / "weights.txt").write_text("# of list.txt\n0.5\n3\n")
+    weighted = f"hr={tmp_path}/list.txt,image_weights={tmp_path}/weights.txt"
+    found = check([weighted, str(tmp_path / "b.png")]).photographs
+    assert [image.path.name for image in found.images] == ["c.png", "a.png", "b.png"]
+    share = found.sampling_weights() / found.sampling_weights().sum()
+    assert share == pytest.approx(np.array([2048, 3072, 2048]) / 7168)
+    patches = Patches(found, 8, 0)
+    drawn = Counter(patches.crop_at(step, 0).photograph for step in range(7000))
+    assert [drawn[n] for n in range(3)] == pytest.approx([2000, 3000, 2000], abs=170)  # standard deviation 41
+    found = check([f"{weighted},weight=1", f"hr={tmp_path}/b.png,weight=1"]).photographs
+    share = found.sampling_weights() / found.sampling_weights().sum()
+    assert share == pytest.approx([0.2, 0.3, 0.5])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1\n2\n3\n", r"weights\.txt has 3 weights for 2 images: give the file made with the list"),
+        ("1\n\n0\n", r"weights\.txt, line 3: '0' is not a positive number"),
+        ("nan\n1\n", r"weights\.txt, line 1: 'nan' is not a positive number"),
+        (None, r"weights\.txt cannot be read"),
+    ],
+)
+def test_weights_that_are_not_those_of_the_images_are_refused(tmp_path, text, message):
+    for name in "ab":
+        write_png(tmp_path / f"{name}.png", noise(32, 32))
+    if text is not None:
+        (tmp_path / "weights.txt").write_text(text)
+    with pytest.raises(DataError, match=message):
+        open_source(f"hr={tmp_path},image_weights={tmp_path}/weights.txt")
 
 
 @pytest.mark.parametrize(

@@ -112,19 +112,20 @@ def audit(sources: Sequence[Source], patch: int, excluded: dict[bytes, str], ski
         places = array("Q")
         partners = (source.lr_images or repeat(None), source.restorations or repeat(None))
         for chunk, looked in findings.inspect(zip(source.images, *partners, strict=False)):
-            kept = []
+            kept, shares = [], []
             for (image, lr_image, restoration), (place, row) in zip(chunk, looked, strict=True):
                 places.append(place)
                 if fault := row if isinstance(row, LeftOut) else _fault(image, row, patch, excluded):
                     left_out.append(fault)
                     continue
                 kept.append(row)
+                shares.append(1.0 if source.image_weights is None else float(source.image_weights[len(places) - 1]))
                 kept_places.append(place)
                 images.append(image)
                 lr_images.append(lr_image or ImageFile(Path()))
                 restorations.append(restoration or ImageFile(Path()))
             rows.append(np.array(kept, ROW))
-            rows[-1]["source"] = number
+            rows[-1]["source"], rows[-1]["weight"] = number, shares
         _refuse_doubled(source, places, listed)
     findings.save()
     if left_out and (not skip or not images):
@@ -257,7 +258,7 @@ def _look(item: Files) -> Any:
         return fault
     digests = b"".join(bytes(DIGEST) if one is None else digest(one) for one in (rgb, lq, restored))
     canonical = canonical_hash(*(one for one in (rgb, lq) if one is not None))
-    return np.array((0, *rgb.shape[:2], 0, grey, canonical, np.frombuffer(digests, np.uint8)), ROW)
+    return np.array((0, *rgb.shape[:2], 0, 1, grey, canonical, np.frombuffer(digests, np.uint8)), ROW)
 
 
 def _lr_fault(image: ImageFile, rgb: Image, lr_image: ImageFile, lq: Image) -> LeftOut | None:

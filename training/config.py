@@ -52,7 +52,9 @@ class TrainConfig:
 
     # Free, as the fingerprint of the images decides.
     data: tuple[str, ...] = free(
-        MISSING, "folders, folder/**, lists, tar shards; or hr=...,lr=...,teacher=...,teacher_weight=...,weight=..."
+        MISSING,
+        "folders, folder/**, lists, tar shards; or hr=...,lr=...,teacher=...,teacher_weight=...,weight=...,"
+        "image_weights=...",
     )
     out: str = free(MISSING, "run folder; one that holds a checkpoint is resumed")
     preset: str = fixed("light", "network size", choices=tuple(PRESETS))

@@ -21,15 +21,16 @@ DIGEST = 16  # bytes of a hash of pixels
 LISTS = ("images", "lr_images", "restorations")
 HR, LR, TEACHER = range(3)  # the files of a training image
 # What is known of an image, its low-resolution one and a teacher's restoration of it: hash of the files (`stamp_of`),
-# size in pixels, number of the source, whether it is a file of grey samples (1) or of colour samples that are grey (2),
-# a hash that turning and mirroring does not change (`canonical_hash`; 0: unknown), hashes of the pixels of the three
-# (zeros for what is not there).
+# size in pixels, number of the source, its weight there, whether it is a file of grey samples (1) or of colour samples
+# that are grey (2), a hash that turning and mirroring does not change (`canonical_hash`; 0: unknown), hashes of the
+# pixels of the three (zeros for what is not there).
 ROW = np.dtype(
     [
         ("stamp", "u8"),
         ("height", "i4"),
         ("width", "i4"),
         ("source", "i2"),
+        ("weight", "f4"),
         ("grey", "u1"),
         ("canonical", "u8"),
         ("digests", "u1", 3 * DIGEST),
@@ -131,16 +132,18 @@ class Photographs:
         return found.hexdigest()
 
     def sampling_weights(self) -> NDArray[np.int64]:
-        """How often each is drawn in relation to the others, at least 1: its area, scaled to its source's weight.
+        """How often each is drawn in relation to the others, at least 1: area x weight, scaled to its source's weight.
 
         A source without photographs takes no part.
         """
-        areas, sources = self.areas, self.rows["source"]
-        if not any(self.weights):
+        areas, sources, own = self.areas, self.rows["source"], self.rows["weight"].astype(np.float64)
+        scaled = areas * own
+        if any(self.weights):
+            totals = np.bincount(sources, scaled, len(self.weights))
+            shares = np.divide(self.weights, totals, out=np.zeros(len(self.weights)), where=totals > 0)
+            scaled *= shares[sources]
+        elif (own == 1).all():
             return areas
-        totals = np.bincount(sources, areas, len(self.weights))
-        shares = np.divide(self.weights, totals, out=np.zeros(len(self.weights)), where=totals > 0)
-        scaled = areas * shares[sources]
         return np.maximum(1, np.rint(scaled / scaled.sum() * 2**52)).astype(np.int64)
 
     def save(self, path: Path) -> None:

@@ -243,7 +243,9 @@ def run(args: argparse.Namespace) -> None:
         (removed["removed_for_evaluation"] + removed["removed_within_pool"], "duplicates removed"),
         (counts["chosen"], "chosen"),
         (counts["queries"] - share["without"], "queries with images"),
-    )
+        *([(round(counts["effective"]), "images of equal weight would vary alike")]
+          if inputs.selection["parameters"]["temperature"] else []),
+    )  # fmt: skip
     templates = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True)
     text = templates.get_template("page.html.jinja").render(
         model=model,
