@@ -60,8 +60,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`F.linear`: `... c` -> `... k` by the weight `k c` and the bias `k`; equal to rounding on every device."""
     if not AVX512 or SWITCHES.exportable or x.device.type != "cpu":
         return F.linear(x, weight, bias)
-    if x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
-        return F.linear(x, weight, bias)
+    if x.dtype != torch.float32 or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
+        return F.linear(x, weight, bias)  # compiled: the reshape would depend on the image's size, and break the graph
     tokens = x.shape[:-1].numel()
     if not tokens:
         return F.linear(x, weight, bias)
