@@ -10,7 +10,7 @@ import torch
 from torch._dynamo.testing import CompileCounter
 
 import train
-from models.team08_HATFreq import PRESETS, HATFreq, override
+from models.team08_HATFreq import PRESETS, HATFreq, layers, override
 from models.team08_HATFreq.compiling import CompilerError, check_compiler, compile_blocks
 
 CPU = torch.device("cpu")
@@ -46,7 +46,9 @@ def test_the_compiled_network_gives_the_same_results_and_gradients() -> None:
 
 
 @pytest.mark.slow
-def test_a_folder_of_sizes_is_compiled_for_once() -> None:
+@pytest.mark.parametrize("avx512", [False, True])  # linear layers are computed otherwise there
+def test_a_folder_of_sizes_is_compiled_for_once(monkeypatch: pytest.MonkeyPatch, avx512: bool) -> None:
+    monkeypatch.setattr(layers, "AVX512", avx512)
     counter, model = CompileCounter(), tiny().eval()
     plain = copy.deepcopy(model)
     compile_blocks(model, CPU, sizes_vary=True, backend=counter)

@@ -32,7 +32,7 @@ from image_data.sources import DataError
 from models.team08_HATFreq.image_io import read_rgb, write_png
 from utils.resize import imresize
 
-OUTPUTS = ("duplicates.csv", "duplicates.json", "duplicates.png", "removed.txt")
+OUTPUTS = ("duplicates.csv", "duplicates.json", "duplicates.png", "kept.txt", "removed.txt")
 PLAIN, MIRRORED, NEGATIVE, _ = VARIANTS
 
 

@@ -4,9 +4,9 @@
 
 Candidates by their bytes, perceptual hashes, embeddings and keypoints (candidates.py), each registered with its partner
 (registration.py) and judged by the structure that both show (agreement.py). Writes `removed.txt`, the names to leave
-out, sorted; `duplicates.csv`, a row a candidate with its evidence and the decision; `duplicates.json`, every parameter
-and count; and `duplicates.png`, pairs side by side. Within the pool the largest image of a group stays, ties by name.
-`work/` keeps what is done, for a restart.
+out, sorted; `kept.txt`, all others; `duplicates.csv`, a row a candidate with its evidence and the decision;
+`duplicates.json`, every parameter and count; and `duplicates.png`, pairs side by side. Within the pool the largest
+image of a group stays, ties by name. `work/` keeps what is done, for a restart.
 """
 
 import argparse
@@ -185,11 +185,14 @@ def write_outputs(run: Deduplication, findings: Sequence[Finding]) -> None:
     """All files; `removed.txt` last, for the next stage waits for it."""
     names = run.names(run.pool)
     removed = sorted({names[one.row] for one in findings if one.decision == REMOVED}, key=str.encode)
+    out = set(removed)
+    kept = [name for name in names if name not in out]
     summary = summarise(run, findings)
     write_table(run.args.out / "duplicates.csv", findings, run)
     write_picture(run.args.out / "duplicates.png", findings, run)
     write_bytes(run.args.out / "duplicates.json", (json.dumps(summary, indent=2) + "\n").encode())
-    write_bytes(run.args.out / "removed.txt", "".join(f"{name}\n" for name in removed).encode())
+    for file, listed in (("kept.txt", kept), ("removed.txt", removed)):
+        write_bytes(run.args.out / file, "".join(f"{name}\n" for name in listed).encode())
     for warning in summary["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
     counts = json.dumps(summary["counts"])
@@ -204,7 +207,12 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--pool", type=Path, nargs="+", required=True, help="features folders to clean, read as one pool")
     add("--evaluation", type=Path, nargs="+", required=True, help="features folders of test, validation, benchmarks")
-    add("--out", type=Path, required=True, help="folder for removed.txt, duplicates.csv, .json, .png and work/")
+    add(
+        "--out",
+        type=Path,
+        required=True,
+        help="folder for removed.txt, kept.txt, duplicates.csv, .json, .png and work/",
+    )
     add("--phash", type=int, default=Limits.phash, help="bits of 64 that hashes may differ by (default %(default)s)")
     add("--cosine", type=float, default=Limits.cosine, help="least cosine of embeddings (default %(default)s)")
     add("--nearest", type=int, default=Limits.nearest,
