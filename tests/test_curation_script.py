@@ -106,17 +106,8 @@ def test_tiles_are_chosen_of_what_the_guard_keeps(root: Path, datasets: Path) ->
     cut = ["sub-images", str(datasets / "leak.jpg"), "--side", "128", "--step", "128"]
     prepare_data.main([*cut, "--out", str(datasets / "leaked")])
     encoder = ["--backbone", "alexnet", "--weights", str(datasets / "a.safetensors")]
-    embed.main(
-        [
-            str(datasets / "leaked"),
-            str(out / "tiles" / "pool"),
-            "--downscale",
-            "4",
-            *encoder,
-            "--out",
-            str(datasets / "f"),
-        ]
-    )
+    both = [str(datasets / "leaked"), str(out / "tiles" / "pool")]
+    embed.main([*both, "--downscale", "4", *encoder, "--out", str(datasets / "f")])
     found = {}
     for known_as, features in (("LR", out / "tiles" / "features" / "queries"), ("HR", out / "features" / "guard")):
         dedup.main(["--pool", str(datasets / "f"), "--evaluation", str(features), "--out", str(datasets / known_as)])

@@ -330,7 +330,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> Iterator[Job]:
 
 def test_a_stopped_job_ends_as_one_that_was_not(tiny: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sets = {"A": pool(1)}
-    whole = jobs.run(tiny, tmp_path / "whole", pool(), sets)
+    whole = jobs.run(tiny, tmp_path / "whole", tmp_path / "whole", pool(), sets)
     step = jobs._step
 
     def interrupted(job: Job, *others: object) -> float:
@@ -340,15 +340,15 @@ def test_a_stopped_job_ends_as_one_that_was_not(tiny: Job, tmp_path: Path, monke
 
     monkeypatch.setattr(jobs, "_step", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        jobs.run(tiny, tmp_path / "parts", pool(), sets)
-    assert not list(tmp_path.glob("parts/*/result.json"))
+        jobs.run(tiny, tmp_path / "parts", tmp_path / "parts", pool(), sets)
+    assert not list(tmp_path.glob("parts/*.json"))
     monkeypatch.setattr(jobs, "_step", step)
-    parts = jobs.run(tiny, tmp_path / "parts", pool(), sets)
+    parts = jobs.run(tiny, tmp_path / "parts", tmp_path / "parts", pool(), sets)
     assert parts["sets"] == whole["sets"] and parts["loss"] == whole["loss"]
     weights = [torch.load(tmp_path / run / tiny.name / "weights.pt") for run in ("whole", "parts")]
     assert all(torch.equal(v, weights[1][k]) for k, v in weights[0].items())
     monkeypatch.setattr(jobs, "_step", lambda *_: pytest.fail("a finished job was made again"))
-    assert jobs.run(tiny, tmp_path / "parts", pool(), sets) == parts
+    assert jobs.run(tiny, tmp_path / "parts", tmp_path / "parts", pool(), sets) == parts
 
 
 def test_all_jobs_of_a_seed_start_from_the_same_result(tiny: Job) -> None:
@@ -389,11 +389,10 @@ def result(job: Job, value: float) -> report.Result:
     return {"job": job.__dict__, "parameters": 10, "train_cpu_seconds": job.steps * 0.5, "sets": sets}
 
 
-def fill(work: Path, values: dict[Job, float]) -> None:
+def fill(results: Path, values: dict[Job, float]) -> None:
     for job, value in values.items():
-        (work / job.name).mkdir(parents=True)
-        (work / job.name / "result.json").write_text(json.dumps(result(job, value)))
-    (work / "periodicity.json").write_text(json.dumps({f"{s}{i}": i for s in "AB" for i in range(4)}))
+        (results / f"{job.name}.json").write_text(json.dumps(result(job, value)))
+    (results / "periodicity.json").write_text(json.dumps({f"{s}{i}": i for s in "AB" for i in range(4)}))
 
 
 def test_holm_by_hand() -> None:
@@ -401,7 +400,7 @@ def test_holm_by_hand() -> None:
 
 
 def test_tables_of_partial_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command.main(["--work", str(tmp_path), "--report"])
+    command.main(["--results", str(tmp_path), "--report"])
     assert "No finished job" in capsys.readouterr().out
     gains = {0: 0.10, 1: 0.11, 2: 0.12}
     values = {Job("none", seed=s): 20.0 + s for s in gains}
@@ -409,7 +408,7 @@ def test_tables_of_partial_results(tmp_path: Path, capsys: pytest.CaptureFixture
     values |= {Job("fsas", control=True, seed=s): 20.0 + s for s in gains}
     values |= {Job("periodic"): 20.0, Job("periodic", control=True): 20.05}
     fill(tmp_path, values)
-    command.main(["--work", str(tmp_path), "--report"])
+    command.main(["--results", str(tmp_path), "--report"])
     text = capsys.readouterr().out
     # p of 0.11 with a standard error of 0.01/sqrt(3) and 2 degrees of freedom is 0.00274; nine candidates were tried.
     assert "| fsas | 3 | +0.1100 | " in text and "| 0.025 | +0.110 | +0.110 | +0.0000 | 10 | 0.500 |" in text

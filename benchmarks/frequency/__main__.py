@@ -1,11 +1,12 @@
 """Train the candidates of docs/frequency.md stage by stage, and make the tables.
 
     python -m benchmarks.frequency --shared $SHARED --work runs/frequency --screen
-    python -m benchmarks.frequency --shared $SHARED --work runs/frequency --report
+    python -m benchmarks.frequency --report
 
 SHARED holds `data/train/{hq480-a,hq480-b,bsds-sun}`, `data/train/hq480_manifest.csv` and `data/bench`. Every stage
-is a list of jobs, one after the other on one thread; a stopped command resumes its job at its last checkpoint, and
-finished jobs are kept. What the stages compare and which candidates go on is said in docs/frequency.md.
+is a list of jobs, one after the other on one thread; a stopped command resumes its job at its last checkpoint. The
+results of finished jobs are kept in benchmarks/results/frequency, and these jobs are not run again. What the stages
+compare and which candidates go on is said in docs/frequency.md.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.common import ROOT
 from image_data.pairs import Pair
 from models.team08_HATFreq.system import write_bytes
 
@@ -23,17 +25,18 @@ from .blocks import CANDIDATES
 from .data import read_pool, read_sets
 from .jobs import Job, run
 from .periodicity import periodicity
-from .report import compare, details, jobs_of, psnr, read_results, table
+from .report import PERIODICITY, compare, details, jobs_of, psnr, read_results, table
 
+RESULTS = ROOT / "benchmarks" / "results" / "frequency"
 SCREEN_SEEDS, CONFIRM_SEEDS, LIGHT_SEEDS = (0, 1, 2), tuple(range(10, 18)), (20, 21, 22)
 KEPT_AFTER_FIRST, KEPT_AFTER_SCREEN = 4, 3
 NARROW, LIGHT = Job("none"), Job("none", shape="light")
 LARGE_PATCHES = Job("none", patch=64, patches=2)
 
 
-def best(work: Path, seeds: Sequence[int], number: int) -> list[str]:
+def best(folder: Path, seeds: Sequence[int], number: int) -> list[str]:
     """The candidates with the largest mean difference to their control among those that finished all seeds."""
-    results = read_results(work)
+    results = read_results(folder)
     found = {
         name: compare(results, jobs_of(name, False, seeds, NARROW), jobs_of(name, True, seeds, NARROW))
         for name in CANDIDATES
@@ -51,30 +54,30 @@ def side_by_side(names: Sequence[str], seeds: Sequence[int], setting: Job) -> It
                 yield from jobs_of(name, control, [seed], setting)
 
 
-def screen(work: Path) -> Iterator[Job]:
+def screen(results: Path) -> Iterator[Job]:
     """All candidates with the first seed, the better ones with the others."""
     yield from side_by_side(CANDIDATES, SCREEN_SEEDS[:1], NARROW)
-    yield from side_by_side(best(work, SCREEN_SEEDS[:1], KEPT_AFTER_FIRST), SCREEN_SEEDS[1:], NARROW)
+    yield from side_by_side(best(results, SCREEN_SEEDS[:1], KEPT_AFTER_FIRST), SCREEN_SEEDS[1:], NARROW)
 
 
-def finalists(work: Path) -> list[str]:
+def finalists(results: Path) -> list[str]:
     """The three that the screening leaves."""
-    names = best(work, SCREEN_SEEDS, KEPT_AFTER_SCREEN)
+    names = best(results, SCREEN_SEEDS, KEPT_AFTER_SCREEN)
     if len(names) < KEPT_AFTER_SCREEN:
         raise SystemExit(f"{len(names)} candidates have finished the screening: run --screen to its end first")
     return names
 
 
-def factors(work: Path) -> Iterator[Job]:
+def factors(results: Path) -> Iterator[Job]:
     """Larger patches for the finalists; the place and a frequency loss for the best of them."""
-    names = finalists(work)
+    names = finalists(results)
     yield from side_by_side(names, SCREEN_SEEDS, LARGE_PATCHES)
     for place in ("before", "last"):
         yield from side_by_side(names[:1], SCREEN_SEEDS, Job("none", place=place))
     yield from side_by_side(names[:1], SCREEN_SEEDS, Job("none", frequency_loss=0.05))
 
 
-def work_off(jobs: Iterator[Job], work: Path, shared: Path) -> None:
+def work_off(jobs: Iterator[Job], work: Path, results: Path, shared: Path) -> None:
     """Run the jobs; one command at a time in a folder."""
     work.mkdir(parents=True, exist_ok=True)
     with (work / "lock").open("w") as lock:
@@ -85,28 +88,29 @@ def work_off(jobs: Iterator[Job], work: Path, shared: Path) -> None:
         train = shared / "data" / "train"
         pool = read_pool([train / "hq480-a", train / "bsds-sun"], train / "hq480_manifest.csv")
         sets = read_sets(shared / "data" / "bench", train)
-        write_periodicity(sets, work)
+        write_periodicity(sets, results)
         print(f"{len(pool)} photographs; {', '.join(f'{k} ({len(v)})' for k, v in sets.items())}", flush=True)
         for job in jobs:
-            result = run(job, work, pool, sets)
+            result = run(job, work, results, pool, sets)
             shown = ", ".join(f"{name} {psnr(result, name):.3f}" for name in result["sets"])
             print(f"{job.name}: {shown} dB, {result['train_cpu_seconds']:.0f} CPU s", flush=True)
 
 
-def write_periodicity(sets: dict[str, list[Pair]], work: Path) -> None:
-    """Write `periodicity.json`: image -> how periodic its HR version is."""
-    path = work / "periodicity.json"
+def write_periodicity(sets: dict[str, list[Pair]], results: Path) -> None:
+    """Write how periodic the HR version of each image is."""
+    path = results / PERIODICITY
     if not path.exists():
-        found = {pair.name: periodicity(pair.target) for pairs in sets.values() for pair in pairs}
+        results.mkdir(parents=True, exist_ok=True)
+        found = {pair.name: round(periodicity(pair.target), 6) for pairs in sets.values() for pair in pairs}
         write_bytes(path, json.dumps(found).encode())
 
 
-def report(work: Path) -> str:
+def report(folder: Path) -> str:
     """All tables that the results allow."""
-    results = read_results(work)
+    results = read_results(folder)
     if not results:
-        return f"No finished job in {work}.\n"
-    ranked = json.loads((work / "periodicity.json").read_text())
+        return f"No finished job in {folder}.\n"
+    ranked = json.loads((folder / PERIODICITY).read_text())
     stages = {
         "Screening (narrow)": (SCREEN_SEEDS, NARROW),
         "Confirmation (narrow, fresh seeds)": (CONFIRM_SEEDS, NARROW),
@@ -127,7 +131,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run a stage, or print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--work", type=Path, required=True, help="folder of the runs and results")
+    add("--work", type=Path, help="folder of checkpoints and weights")
+    add("--results", type=Path, default=RESULTS, help="folder of results (default: this repository's)")
     add("--shared", type=Path, help="folder that holds data/train and data/bench")
     stage = parser.add_mutually_exclusive_group(required=True)
     for name, text in (
@@ -140,19 +145,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         stage.add_argument(f"--{name}", action="store_true", help=text)
     args = parser.parse_args(argv)
     if args.report:
-        print(report(args.work))
+        print(report(args.results))
         return
-    if args.shared is None:
-        parser.error("a stage needs --shared")
+    if args.shared is None or args.work is None:
+        parser.error("a stage needs --shared and --work")
     torch.set_num_threads(1)
     if args.screen:
-        jobs = screen(args.work)
+        jobs = screen(args.results)
     elif args.factors:
-        jobs = factors(args.work)
+        jobs = factors(args.results)
     else:
         seeds, setting = (CONFIRM_SEEDS, NARROW) if args.confirm else (LIGHT_SEEDS, LIGHT)
-        jobs = side_by_side(finalists(args.work), seeds, setting)
-    work_off(jobs, args.work, args.shared)
+        jobs = side_by_side(finalists(args.results), seeds, setting)
+    work_off(jobs, args.work, args.results, args.shared)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """One training: a candidate or a control with a seed, from a shared start; it resumes, and its score is kept.
 
-A job's folder holds its checkpoint while it runs and `result.json` once it is scored.
+A job's folder holds its checkpoint while it runs and its weights afterwards. Its result is a file of the repository, so
+that a machine goes on where another stopped.
 """
 
 import json
@@ -16,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from benchmarks.common import cpu_name
 from image_data.pairs import Pair
 from models.team08_HATFreq import PRESETS, HATFreq, override
 from models.team08_HATFreq.fourier import rfft2
@@ -88,10 +90,14 @@ def build(job: Job) -> HATFreq:
     return attach(model, job.candidate, job.control, job.place)
 
 
-def run(job: Job, work: Path, pool: Sequence[Pair], sets: dict[str, list[Pair]]) -> dict[str, Any]:
-    """Train and score, from the checkpoint if there is one; the kept result if the job is finished."""
-    folder = work / job.name
-    kept = folder / "result.json"
+def run(job: Job, work: Path, results: Path, pool: Sequence[Pair], sets: dict[str, list[Pair]]) -> dict[str, Any]:
+    """Train and score, from the checkpoint if there is one; the kept result if the job is finished.
+
+    Args:
+        work: folder of checkpoints and weights.
+        results: folder of results, one file a job.
+    """
+    folder, kept = work / job.name, results / f"{job.name}.json"
     if kept.exists():
         return json.loads(kept.read_text())
     folder.mkdir(parents=True, exist_ok=True)
@@ -101,13 +107,15 @@ def run(job: Job, work: Path, pool: Sequence[Pair], sets: dict[str, list[Pair]])
     result = {
         "job": asdict(job),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "train_cpu_seconds": seconds,
-        "score_cpu_seconds": time.process_time() - began,
+        "train_cpu_seconds": round(seconds, 1),
+        "score_cpu_seconds": round(time.process_time() - began, 1),
+        "machine": f"{cpu_name()}, {torch.backends.cpu.get_cpu_capability()}",
         "loss": float(np.mean(losses)),
         "sets": scores,
     }
     torch.save(model.state_dict(), folder / "weights.pt")
-    write_bytes(kept, json.dumps(result).encode())
+    results.mkdir(parents=True, exist_ok=True)
+    write_bytes(kept, f"{json.dumps(result)}\n".encode())
     (folder / "checkpoint.pt").unlink(missing_ok=True)
     return result
 
@@ -162,9 +170,9 @@ def score(model: nn.Module, sets: dict[str, list[Pair]]) -> dict[str, dict[str, 
         images, bands = {}, []
         for pair in pairs:
             sr = model(to_tensor([pair.lq]))[0].clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy()
-            images[pair.name] = psnr_y(sr, pair.target, BORDER)
+            images[pair.name] = round(psnr_y(sr, pair.target, BORDER), 4)
             bands.append(error_bands(sr, pair.target))
-        scores[name] = {"images": images, "bands": np.mean(bands, axis=0).tolist()}
+        scores[name] = {"images": images, "bands": [float(f"{one:.5g}") for one in np.mean(bands, axis=0)]}
     return scores
 
 

@@ -19,11 +19,13 @@ Result = dict[str, Any]
 MEAN = "mean"
 ALPHA = 0.05
 BAR = 0.02  # dB
+PERIODICITY = "periodicity.json"  # image -> how periodic its HR version is
 
 
-def read_results(work: Path) -> dict[Job, Result]:
-    """All finished jobs of a folder."""
-    results = (json.loads(path.read_text()) for path in sorted(work.glob("*/result.json")))
+def read_results(folder: Path) -> dict[Job, Result]:
+    """All finished jobs of a folder of results."""
+    paths = (path for path in sorted(folder.glob("*.json")) if path.name != PERIODICITY)
+    results = [json.loads(path.read_text()) for path in paths]
     return {Job(**result["job"]): result for result in results}
 
 
