@@ -186,10 +186,11 @@ def test_the_gallery_works_in_a_browser(many, browser):
     assert not faults and all(url.startswith("file:") for url in asked)
 
 
-@pytest.mark.slow
-def test_a_gallery_of_forty_thousand_images_stays_below_100_mb(tmp_path):
+@pytest.mark.parametrize(
+    "count", [pytest.param(4_000, marks=pytest.mark.slow), pytest.param(40_000, marks=pytest.mark.artefacts)]
+)
+def test_a_gallery_takes_at_most_100_mb_for_forty_thousand_images(tmp_path, count):
     """What it measures is printed (pytest -s)."""
-    count = 40_000
     photographs = [photograph(name)[:312, :320] for name in PHOTOGRAPHS]
     places = np.random.default_rng(0).choice(4 * 192 * 160, count, replace=False)
     crops = zip(*np.unravel_index(places, (4, 192, 160)), strict=True)
@@ -207,7 +208,7 @@ def test_a_gallery_of_forty_thousand_images_stays_below_100_mb(tmp_path):
     files = [path for path in (tmp_path / "report").rglob("*") if path.is_file()]
     size = sum(path.stat().st_size for path in files)
     print(f"{count} images: {clock:.0f} s, {processor:.0f} s of processor time, {size / 1e6:.0f} MB")
-    assert len(files) > 0.99 * count and size < 100e6
+    assert len(files) > 0.99 * count and size < 2500 * count
 
 
 def test_the_map_has_every_image_once(made):
