@@ -3,7 +3,7 @@
 #
 #     bash scripts/run_tests.sh                  # the quick tests: some three minutes on two quiet cores
 #     bash scripts/run_tests.sh --all            # the slow ones too: kills, several processes, browser, ONNX
-#     bash scripts/run_tests.sh -k tiles -x      # further words go to pytest
+#     bash scripts/run_tests.sh -k tiles -x      # further words go to pytest; -n 0 for one process, whose output -s shows
 #
 # Tests that need evaluation data (Set5, Set14, BSD100; see docs/data.md), a GPU, a browser or TeX are skipped without, and
 # the summary says so.
@@ -25,7 +25,8 @@ say "Format"
 say "Types"
 "$PYTHON" -m mypy
 say "Tests"
-if ! "$PYTHON" -m pytest -ra "${words[@]}" "$@"; then
+# Two processes: most tests keep one core busy. A file's tests stay together, for they share what they set up.
+if ! "$PYTHON" -m pytest -ra -n 2 --dist loadfile "${words[@]}" "$@"; then
     say "Failed"
     "$PYTHON" -m pytest --cache-show cache/lastfailed
     exit 1
