@@ -92,7 +92,7 @@ def _pack(shard: Shard) -> Shard:
     try:
         with tarfile.open(temporary, "w", format=tarfile.GNU_FORMAT) as archive:
             for name, (image, size) in shard.members.items():
-                archive.addfile(_entry(name, size), io.BytesIO(_content(image, size)))
+                archive.addfile(entry(name, size), io.BytesIO(_content(image, size)))
         os.replace(temporary, shard.path)
     except OSError:
         temporary.unlink(missing_ok=True)
@@ -113,7 +113,7 @@ def _finished(shard: Shard) -> bool:
     ]
 
 
-def _entry(name: str, size: int) -> tarfile.TarInfo:
+def entry(name: str, size: int) -> tarfile.TarInfo:
     """A member's header: no time, no owner, so that the same images give the same bytes."""
     entry = tarfile.TarInfo(name)
     entry.size = size

@@ -3,6 +3,7 @@
     python -m scripts.prepare_data sub-images datasets/DIV2K/DIV2K_train_HR --out datasets/DIV2K_sub
     python -m scripts.prepare_data list 'datasets/ImageNet/train/**' --min_side 256 --out datasets/ImageNet/train.txt
     python -m scripts.prepare_data shards datasets/ImageNet/train.txt --out datasets/ImageNet/shards
+    python -m scripts.prepare_data parquet s3://bucket/LSDIR --out datasets/LSDIR/shards
 
 Images are named as for train.py: folders, `folder/**`, lists, tar shards. See docs/data.md.
 """
@@ -44,11 +45,16 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     listing.add_argument("--min_side", type=int, default=256, help="shortest side in pixels (default: 256)")
     shards = commands.add_parser("shards", help="pack images into plain tar shards and list these")
     shards.add_argument("--shard_gb", type=float, default=1.0, help="size of a shard, 1e9 bytes (default: 1)")
+    parquet = commands.add_parser("parquet", help="unpack images of Parquet tables into plain tar shards")
+    parquet.add_argument(
+        "images", nargs="+", help="Parquet files, folders of them, or addresses such as s3://bucket/folder"
+    )
     for command in (cut, listing, shards):
         command.add_argument("images", nargs="+", help="folders, folder/**, lists or tar shards")
+        command.add_argument("--bad_images", choices=("stop", "skip"), default="stop", help="unreadable images")
+    for command in (cut, listing, shards, parquet):
         command.add_argument("--out", type=Path, required=True, help="folder, or the list's name")
         command.add_argument("--expect", choices=sorted(EXPECTED), help="warn if it is not this set's number of images")
-        command.add_argument("--bad_images", choices=("stop", "skip"), default="stop", help="unreadable images")
     args = parser.parse_args(argv)
     if args.command == "sub-images":
         if args.side % 4 or args.step % 4 or not 0 < args.step <= args.side:
@@ -99,6 +105,20 @@ def make_shards(images: list[ImageFile], args: argparse.Namespace) -> str:
     write_list(args.out / "shards.txt", [shard.path.name for shard in packed], about)
     size = sum(shard.path.stat().st_size for shard in packed)
     return f"{len(found):,} images in {len(packed)} shards in {args.out}, {size / 1e9:.2f} GB"
+
+
+def unpack_parquet(words: list[str], args: argparse.Namespace) -> tuple[str, int]:
+    """Unpack tables, each into a shard; returns what was made, and how many images."""
+    from image_data.parquet import find_tables, unpack  # pyarrow comes with the extra `curation` only
+
+    tables = [table for word in words for table in find_tables(word)]
+    made = list(tqdm(unpack(tables, args.out), total=len(tables), unit="table", disable=None))
+    if empty := sum(one.empty for one in made):
+        warn(f"{empty} rows hold no image of a known format and were left out")
+    count, size = sum(one.images for one in made), sum(one.size for one in made)
+    about = f"{count} images of {' '.join(words)} in {len(made)} shards"
+    write_list(args.out / "shards.txt", [one.path.name for one in made], about)
+    return f"{count:,} images in {len(made)} shards in {args.out}, {size / 1e9:.2f} GB", count
 
 
 def readable(images: list[ImageFile], args: argparse.Namespace) -> list[tuple[ImageFile, Header]]:
@@ -155,6 +175,11 @@ def line_of(image: ImageFile, base: Path) -> str:
     return line
 
 
+def check_count(count: int, args: argparse.Namespace) -> None:
+    if args.expect and count != EXPECTED[args.expect]:
+        warn(f"{args.expect} has {EXPECTED[args.expect]:,} images, {count:,} were found")
+
+
 def warn(text: str) -> None:
     print(f"warning: {text}", file=sys.stderr)
 
@@ -164,18 +189,23 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     began = time.monotonic()
     try:
-        images = [image for word in args.images for image in expand(word)]
-        if args.expect and len(images) != EXPECTED[args.expect]:
-            warn(f"{args.expect} has {EXPECTED[args.expect]:,} images, {len(images):,} were found")
-        work = {"sub-images": sub_images, "list": list_images, "shards": make_shards}[args.command]
-        done = work(images, args)
+        if args.command == "parquet":
+            done, count = unpack_parquet(args.images, args)
+            check_count(count, args)
+        else:
+            images = [image for word in args.images for image in expand(word)]
+            check_count(len(images), args)
+            work = {"sub-images": sub_images, "list": list_images, "shards": make_shards}[args.command]
+            done, count = work(images, args), len(images)
+    except ImportError as error:
+        raise SystemExit(f"error: {error}: pip install -e '.[curation]' brings what reads Parquet") from error
     except (DataError, ImageError, WorkerError) as error:
         raise SystemExit(f"error: {error}") from error
     except OSError as error:
         raise SystemExit(f"error: {args.out}: {error}; put it right, and start the same command again") from error
     seconds = time.monotonic() - began
-    found = f"{len(images):,} of {EXPECTED[args.expect]:,} images" if args.expect else f"{len(images):,} images"
-    print(f"{done}; {found} in {seconds:.1f} s, {len(images) / seconds:.1f} images/s")
+    found = f"{count:,} of {EXPECTED[args.expect]:,} images" if args.expect else f"{count:,} images"
+    print(f"{done}; {found} in {seconds:.1f} s, {count / seconds:.1f} images/s")
     return 0
 
 

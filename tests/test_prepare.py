@@ -11,7 +11,10 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from image_data.sources import expand
 from image_data.sub_images import positions
@@ -89,6 +92,56 @@ def test_a_killed_cut_resumes_to_the_same_files(root: Path, tmp_path: Path) -> N
     resumed = contents(torn)
     assert resumed.keys() == whole.keys()
     assert all(resumed[name] == whole[name] for name in whole)
+
+
+def encoded(suffix: str, seed: int) -> bytes:
+    image = Image.fromarray(noise(20 + seed, 24, seed))
+    buffer = io.BytesIO()
+    image.save(buffer, suffix)
+    return buffer.getvalue()
+
+
+def test_parquet_of_both_layouts_becomes_shards_that_are_read(tmp_path: Path) -> None:
+    source, out = tmp_path / "tables", tmp_path / "shards"
+    source.mkdir()
+    images = [encoded("jpeg", 1), encoded("png", 2), encoded("webp", 3)]
+    hub = [{"image": {"bytes": one, "path": "x"}, "label": 1} for one in images]
+    pq.write_table(pa.Table.from_pylist(hub), source / "hub-0.parquet", row_group_size=2)
+    rows = [("00001", images[0]), ("00002", None), ("00003", b"GIF89a"), ("00004", images[1])]  # as img2dataset's
+    pq.write_table(pa.table({"jpg": [one for _, one in rows], "key": [key for key, _ in rows]}), source / "b.parquet")
+    done = prepare("parquet", source.as_uri(), "--out", out)
+    assert done.returncode == 0 and "5 images in 2 shards" in done.stdout, done.stderr
+    assert "2 rows hold no image of a known format" in done.stderr
+    found = expand(str(out / "shards.txt"))
+    assert [image.member for image in found] == [
+        "b/00001.jpg", "b/00004.png", "hub-0/00000000.jpg", "hub-0/00000001.png", "hub-0/00000002.webp"]  # fmt: skip
+    assert [image.content() for image in found] == [*images[:2], *images]
+    assert [image.read_rgb().shape for image in found[2:]] == [(21, 24, 3), (22, 24, 3), (23, 24, 3)]
+
+    first = {path: path.stat().st_mtime_ns for path in out.glob("*.tar")}
+    (out / "b.tar").unlink()
+    again = prepare("parquet", source, "--out", out)  # by path, and only what is missing
+    assert again.returncode == 0 and "5 images in 2 shards" in again.stdout
+    now = {path: path.stat().st_mtime_ns for path in out.glob("*.tar")}
+    assert now[out / "hub-0.tar"] == first[out / "hub-0.tar"] and now[out / "b.tar"] > first[out / "b.tar"]
+    assert [image.content() for image in expand(str(out / "shards.txt"))] == [*images[:2], *images]
+
+
+def test_parquet_without_images_is_refused_and_nothing_stays(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"url": ["http://x"]}), tmp_path / "a.parquet")
+    done = prepare("parquet", tmp_path / "a.parquet", "--out", tmp_path / "out")
+    assert done.returncode == 1 and "a.parquet has no column of encoded images (url)" in done.stderr
+    pq.write_table(pa.table({"jpg": pa.array([None, b"<html>"], pa.binary())}), tmp_path / "a.parquet")
+    done = prepare("parquet", tmp_path / "a.parquet", "--out", tmp_path / "out")
+    assert done.returncode == 1 and "holds no JPEG, PNG, WebP, BMP or TIFF in any of its 2 rows" in done.stderr
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 cut")
+    done = prepare("parquet", tmp_path / "a.parquet", "--out", tmp_path / "out")
+    assert done.returncode == 1 and "a.parquet cannot be read" in done.stderr
+    assert not list((tmp_path / "out").iterdir())
+    done = prepare("parquet", tmp_path / "out", "--out", tmp_path / "out")
+    assert done.returncode == 1 and "holds no Parquet files" in done.stderr
+    done = prepare("parquet", tmp_path / "none", "--out", tmp_path / "out")
+    assert done.returncode == 1 and "none holds no Parquet files" in done.stderr
 
 
 def wait_until_all_left(session: int) -> None:
