@@ -1,5 +1,6 @@
 """The submission's three stages: the factsheet's values, and the scripts that run them one after the other."""
 
+import json
 import os
 import re
 import shutil
@@ -37,6 +38,7 @@ def datasets(photos: Path, tmp_path: Path) -> Path:
         shutil.copy(path, tmp_path / "datasets" / place)
     (tmp_path / "datasets" / "Data-LDCC").mkdir()
     (tmp_path / "datasets" / "Data-LDCC" / "data_ldcc.txt").write_text("../ImageNet/train/n01/0.png\n")
+    (tmp_path / "datasets" / "Data-LDCC" / "data_ldcc_weights.txt").write_text("2\n")
     return tmp_path / "datasets"
 
 
@@ -61,6 +63,9 @@ def test_each_stage_starts_from_the_one_before(root: Path, datasets: Path) -> No
     assert [checkpoint(runs / f"stage{number}")["step"] for number in (1, 2, 3)] == [3, 3, 3]
     found = re.findall(r"^(\d) training images", done.stdout, re.M)
     assert found == ["2", "2", "3"], done.stdout
+    ldcc = datasets / "Data-LDCC"
+    sources = json.loads((runs / "stage3" / "config.json").read_text())["training"]["data"]
+    assert sources[0] == f"hr={ldcc}/data_ldcc.txt,image_weights={ldcc}/data_ldcc_weights.txt"
     loaded = re.findall(r"^last\.safetensors: .* parameters from safetensors", done.stdout, re.M)
     assert len(loaded) == 2, done.stdout
     again = run(root, datasets, "train_all.sh")
