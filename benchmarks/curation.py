@@ -270,7 +270,7 @@ def make_pool(folder: Path, count: int) -> None:
         write_shard(folder, number, normalised(vectors[part.start : part.stop]), records, [], settings, "")
 
 
-def near_by_cells(folder: Path, sample: int = 500) -> Row:
+def near_by_cells(folder: Path, sample: int = 2000) -> Row:
     """The embeddings' neighbours within a pool; recall of the pairs that an exact search of a sample finds."""
     pool = Features(folder)
     limits, found = Limits(), list[tuple[int, int]]()

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from data_curation.features import Features
 
 EXACT = 100_000  # images up to which all are compared
-_IN_CELL, _PROBES = 64, 32  # embeddings of a cell on average, and cells looked into
+_IN_CELL, _PROBES = 64, 64  # embeddings of a cell on average, and cells looked into
 _LINKS, _BUILD = 16, 80  # of the graph of the centres
 _ROWS = 8192  # embeddings handed over at a time
 
