@@ -408,10 +408,14 @@ def test_tables_of_partial_results(tmp_path: Path, capsys: pytest.CaptureFixture
     values |= {Job("fsas", control=True, seed=s): 20.0 + s for s in gains}
     values |= {Job("periodic"): 20.0, Job("periodic", control=True): 20.05}
     fill(tmp_path, values)
+    elsewhere = Job("window_gains", control=True)  # on another processor than its candidate: not compared
+    fill(tmp_path, {Job("window_gains"): 30.0})
+    (tmp_path / f"{elsewhere.name}.json").write_text(json.dumps({**result(elsewhere, 20.0), "machine": "other"}))
     command.main(["--results", str(tmp_path), "--report"])
     text = capsys.readouterr().out
     # p of 0.11 with a standard error of 0.01/sqrt(3) and 2 degrees of freedom is 0.00274; nine candidates were tried.
     assert "| fsas | 3 | +0.1100 | " in text and "| 0.025 | +0.110 | +0.110 | +0.0000 | 10 | 0.500 |" in text
+    assert "window_gains" not in text
     assert "| periodic | 1 | -0.0500 | +nan .. +nan | 1.000 |" in text
     assert "At the bar (+0.02 dB, Holm's p below 0.05): fsas." in text
     assert "| fsas | +0.000 ± 0.000 | +0.000 ± 0.000 | +0.110 ± 0.025 |" in text

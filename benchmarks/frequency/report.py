@@ -66,8 +66,13 @@ class Compared:
 
 def compare(results: dict[Job, Result], ours: Sequence[Job], others: Sequence[Job], name: str = MEAN) -> Compared:
     """The differences in PSNR-Y of the pairs that are finished."""
-    pairs = [(a, b) for a, b in zip(ours, others, strict=True) if a in results and b in results]
-    return Compared(tuple(psnr(results[a], name) - psnr(results[b], name) for a, b in pairs))
+    return Compared(tuple(psnr(a, name) - psnr(b, name) for a, b in finished(results, ours, others)))
+
+
+def finished(results: dict[Job, Result], ours: Sequence[Job], others: Sequence[Job]) -> list[tuple[Result, Result]]:
+    """The pairs whose jobs are both finished, on processors of one kind: on two kinds the same job ends otherwise."""
+    pairs = [(results[a], results[b]) for a, b in zip(ours, others, strict=True) if a in results and b in results]
+    return [(a, b) for a, b in pairs if a.get("machine") == b.get("machine")]
 
 
 def holm(ps: dict[str, float], tried: int) -> dict[str, float]:
@@ -123,8 +128,7 @@ def step_seconds(results: Sequence[Result]) -> float:
 
 def pairs_of(results: dict[Job, Result], name: str, seeds: Sequence[int], setting: Job) -> list[tuple[Result, Result]]:
     """The finished pairs of a candidate and its control."""
-    both = zip(jobs_of(name, False, seeds, setting), jobs_of(name, True, seeds, setting), strict=True)
-    return [(results[a], results[b]) for a, b in both if a in results and b in results]
+    return finished(results, jobs_of(name, False, seeds, setting), jobs_of(name, True, seeds, setting))
 
 
 def band_gains(pairs: Sequence[tuple[Result, Result]]) -> NDArray[np.float64]:
