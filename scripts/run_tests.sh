@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Lint, format, types and tests, in a virtual environment that it makes itself.
 #
-#     bash scripts/run_tests.sh                  # the quick tests: some three minutes on two quiet cores
+#     bash scripts/run_tests.sh                  # the quick tests: some two minutes on two quiet cores
 #     bash scripts/run_tests.sh --all            # the slow ones too: kills, several processes, browser, ONNX
 #     bash scripts/run_tests.sh -k tiles -x      # further words go to pytest; -n 0 for one process, whose output -s shows
 #
