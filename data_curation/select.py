@@ -267,9 +267,9 @@ def write_list(path: Path, names: list[str], args: argparse.Namespace) -> None:
 
 
 def image_weights(scores: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
-    """Weights that grow with the score, by a factor of e for each `temperature` of it; their mean is 1."""
+    """Weights that grow with the score, by a factor of e for each `temperature`; their mean is 1, the least 1e-6."""
     weights = np.exp((scores - scores.max()) / temperature)
-    return weights / weights.mean()
+    return np.maximum(weights / weights.mean(), 1e-6)
 
 
 def write_weights(path: Path, scores: NDArray[np.float64], temperature: float | None) -> None:

@@ -160,6 +160,8 @@ def test_temperature_writes_weights_that_the_trainer_reads(made, tmp_path):
     assert read_image_weights(path, images).tolist() == pytest.approx([near, far, far], rel=1e-5)
     effective = json.loads((tmp_path / "out" / "data_ldcc.json").read_text())["counts"]["effective"]
     assert effective == round(9 / (near**2 + 2 * far**2), 1) == 2.4
+    select.main([*made, "--top_k", "3", "--temperature", "0.001"])  # e^-375 has no digits left
+    assert read_image_weights(path, images).tolist() == [3.0, 1e-6, 1e-6]
     with pytest.raises(SystemExit):
         select.main([*made, "--top_k", "3", "--temperature", "0"])
     select.main([*made, "--top_k", "3"])

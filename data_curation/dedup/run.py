@@ -207,12 +207,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--pool", type=Path, nargs="+", required=True, help="features folders to clean, read as one pool")
     add("--evaluation", type=Path, nargs="+", required=True, help="features folders of test, validation, benchmarks")
-    add(
-        "--out",
-        type=Path,
-        required=True,
-        help="folder for removed.txt, kept.txt, duplicates.csv, .json, .png and work/",
-    )
+    add("--out", type=Path, required=True, help="folder for removed.txt, kept.txt, duplicates.* and work/")
     add("--phash", type=int, default=Limits.phash, help="bits of 64 that hashes may differ by (default %(default)s)")
     add("--cosine", type=float, default=Limits.cosine, help="least cosine of embeddings (default %(default)s)")
     add("--nearest", type=int, default=Limits.nearest,
