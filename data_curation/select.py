@@ -170,8 +170,11 @@ def run(args: argparse.Namespace) -> None:
     summary = summarise(args, pool, queries, closed, scores, which, eligible, choice, warnings)
     write_bytes(args.out / f"{NAME}.json", (json.dumps(summary, indent=2) + "\n").encode())
     listed = order[chosen[order]]
+    weights = args.out / f"{NAME}_weights.txt"
+    weights.unlink(missing_ok=True)  # a former run's never stand beside this list, wherever this one is stopped
     write_list(args.out / f"{NAME}.txt", [names[int(row)].as_py() for row in listed], args)
-    write_weights(args.out / f"{NAME}_weights.txt", scores[listed], args.temperature)
+    if args.temperature:
+        write_weights(weights, scores[listed], args.temperature)
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     print(f"{args.out / NAME}.txt: {len(listed)} of {len(pool)} images, {len(order)} of which passed the gates")
@@ -272,11 +275,8 @@ def image_weights(scores: NDArray[np.float64], temperature: float) -> NDArray[np
     return np.maximum(weights / weights.mean(), 1e-6)
 
 
-def write_weights(path: Path, scores: NDArray[np.float64], temperature: float | None) -> None:
-    """Write how often each image of the list is drawn, a number a line; without temperature, remove a former run's."""
-    if temperature is None:
-        path.unlink(missing_ok=True)
-        return
+def write_weights(path: Path, scores: NDArray[np.float64], temperature: float) -> None:
+    """How often the trainer is to draw each image of the list, a number a line."""
     lines = [f"# weights of {NAME}.txt, in its order: --data hr={NAME}.txt,image_weights={path.name}"]
     lines += [f"{weight:.6g}" for weight in image_weights(scores, temperature)]
     write_bytes(path, ("\n".join(lines) + "\n").encode())

@@ -122,6 +122,8 @@ def _unpack(table: Table, out: Path) -> Unpacked:
         os.replace(temporary, path)
     except pa.ArrowException as error:
         raise DataError(f"{table.uri} cannot be read ({error}): download it again") from error
+    except OSError as error:
+        raise DataError(f"{table.uri} -> {path}: {error}; put it right, and start the same command again") from error
     finally:
         temporary.unlink(missing_ok=True)
     return Unpacked(path, images, path.stat().st_size, empty)

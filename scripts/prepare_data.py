@@ -109,8 +109,10 @@ def make_shards(images: list[ImageFile], args: argparse.Namespace) -> str:
 
 def unpack_parquet(words: list[str], args: argparse.Namespace) -> tuple[str, int]:
     """Unpack tables, each into a shard; returns what was made, and how many images."""
-    from image_data.parquet import find_tables, unpack  # pyarrow comes with the extra `curation` only
-
+    try:
+        from image_data.parquet import find_tables, unpack
+    except ImportError as error:
+        raise DataError(f"{error}: pip install -e '.[curation]' brings what reads Parquet") from error
     tables = [table for word in words for table in find_tables(word)]
     made = list(tqdm(unpack(tables, args.out), total=len(tables), unit="table", disable=None))
     if empty := sum(one.empty for one in made):
@@ -197,8 +199,6 @@ def main(argv: list[str] | None = None) -> int:
             check_count(len(images), args)
             work = {"sub-images": sub_images, "list": list_images, "shards": make_shards}[args.command]
             done, count = work(images, args), len(images)
-    except ImportError as error:
-        raise SystemExit(f"error: {error}: pip install -e '.[curation]' brings what reads Parquet") from error
     except (DataError, ImageError, WorkerError) as error:
         raise SystemExit(f"error: {error}") from error
     except OSError as error:

@@ -116,6 +116,17 @@ def table(results: dict[Job, Result], seeds: Sequence[int], setting: Job) -> str
     if base:
         shown = ", ".join(f"{one_set} {statistics.fmean(psnr(r, one_set) for r in base):.3f}" for one_set in sets)
         lines += ["", f"`none` ({len(base)} seeds): {shown} dB, {step_seconds(base):.3f} CPU s a step."]
+    other = [
+        name
+        for name in CANDIDATES
+        if len(found.get(name, Compared(())).values)
+        < sum(a in results and b in results for a, b in zip(ours[name], controls[name], strict=True))
+    ]
+    if other:
+        lines += [
+            "",
+            f"Candidate and control ran on two kinds of processor; delete one's result: {', '.join(other)}.",
+        ]
     reached = [n for n, one in found.items() if one.mean >= BAR and adjusted[n] < ALPHA]
     lines += ["", f"At the bar (+{BAR} dB, Holm's p below {ALPHA}): {', '.join(reached) or 'none'}."]
     return "\n".join(lines) + "\n"
