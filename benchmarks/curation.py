@@ -17,6 +17,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -219,10 +220,11 @@ def measure_cost(args: argparse.Namespace) -> None:
     views = [(view(one), view(other, EVALUATION_SIDE)) for one, other in zip(images[::2], evaluation, strict=False)]
     rows.append(cost("a pair registered and judged", len(views), lambda: [verify(*pair, MIN_LEAK) for pair in views]))
     rows += [in_child(look_up_within, size) for size in args.sizes]
+    rows += [in_child(near_by_hashes, size) for size in args.hashes]
     with tempfile.TemporaryDirectory(dir=args.work) as folder:
         for size in args.pools:
             make_pool(Path(folder) / str(size), size)
-            rows += [in_child(way, Path(folder) / str(size)) for way in (near_by_cells, near_by_hashes, scored)]
+            rows += [in_child(way, Path(folder) / str(size)) for way in (near_by_cells, scored)]
     data = f"{len(images)} photographs of 481x321, {len(evaluation)} evaluation images"
     print(publish(args.out, "curation_cost", rows, setting(args.argv, packages=PACKAGES, data=data)))
 
@@ -238,7 +240,7 @@ def look_up_within(size: int) -> Row:
 
 
 def make_pool(folder: Path, count: int) -> None:
-    """A features folder of random embeddings and hashes, a quarter of them near another quarter: the hardest case for
+    """A features folder of random embeddings, a quarter of them near another quarter: the hardest case for
     cells, since photographs lie in groups.
     """
     rng = np.random.default_rng(0)
@@ -246,7 +248,6 @@ def make_pool(folder: Path, count: int) -> None:
     quarter = count // 4
     noise = np.sqrt(1 / rng.uniform(0.95, 1, quarter).astype(np.float32) ** 2 - 1)[:, None]  # cosines of 0.95 to 1
     vectors[quarter : 2 * quarter] = vectors[:quarter] + noise * vectors[-quarter:]
-    hashes = rng.integers(0, 2**63, (count, 8), np.uint64)
     folder.mkdir(parents=True)
     settings = Settings("synthetic:none", "none", 1, DIMENSION, "fp32", ("synthetic",), SHARD, count)
     write_bytes(folder / SETTINGS, settings.encode())
@@ -259,7 +260,7 @@ def make_pool(folder: Path, count: int) -> None:
                 480,
                 400_000,
                 f"{row:040}",
-                hashes[row].tolist(),
+                [0] * 8,
                 1,
                 100,
                 bytes(768),
@@ -286,10 +287,15 @@ def near_by_cells(folder: Path, sample: int = 2000) -> Row:
     return row | {"recall": len(exact & set(found)) / len(exact), "disk_bytes": disk}
 
 
-def near_by_hashes(folder: Path) -> Row:
-    """The perceptual hashes' neighbours within a pool."""
-    hashes = Features(folder).phashes()
-    row = cost(f"near hashes in {len(hashes):,}", len(hashes), lambda: near_hashes(hashes[:, 0], hashes, Limits.phash))
+def near_by_hashes(size: int, sample: int = 2000) -> Row:
+    """The perceptual hashes' neighbours within a pool of random ones; the time is that of a sample, carried on."""
+    hashes = np.random.default_rng(0).integers(0, 2**63, (size, 8), np.uint64)
+    steps = [
+        cost("", size, partial(near_hashes, hashes[:, 0], hashes[:looked_up], Limits.phash)) for looked_up in (0, sample)
+    ]
+    index, both = (step["cpu_seconds"] for step in steps)
+    seconds = index + (both - index) * size / sample
+    row: Row = {"step": f"near hashes in {size:,}", "count": size, "cpu_seconds": seconds}
     return row | {"peak_bytes": maxrss_bytes(resource.getrusage(resource.RUSAGE_SELF))}
 
 
@@ -423,6 +429,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     add("--count", type=int, default=100, help="cost: images (default %(default)s)")
     add("--sizes", type=int, nargs="+", default=[2000, 8000], help="cost: pools of random keypoints")
+    add("--hashes", type=int, nargs="+", default=[100_000, 300_000, 1_000_000, 3_000_000],
+        help="cost: pools of random perceptual hashes")  # fmt: skip
     add("--pools", type=int, nargs="+", default=[10_000, 30_000, 100_000], help="cost: pools of random embeddings")
     add("--pool", type=int, default=2_000_000, help="select: embeddings (default %(default)s)")
     add("--rounds", type=int, default=2, help="select: runs of each way (default %(default)s)")

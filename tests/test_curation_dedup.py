@@ -260,7 +260,9 @@ def test_a_large_index_of_keypoints_finds_what_a_comparison_of_all_finds(monkeyp
     assert found[0, 7] >= 0.95 * exact[0, 7] > 200
 
 
-def test_near_hashes_are_all_that_a_comparison_of_all_finds():
+@pytest.mark.parametrize("many", [10**5, 0], ids=["four tables", "three tables"])
+def test_near_hashes_are_all_that_a_comparison_of_all_finds(many, monkeypatch):
+    monkeypatch.setattr(candidates, "_MANY", many)
     rng = np.random.default_rng(1)
     upright = rng.integers(0, 2**64, 300, dtype=np.uint64)
     oriented = rng.integers(0, 2**64, (300, 8), dtype=np.uint64)

@@ -24,13 +24,15 @@ from data_curation.features import ORIENTATIONS, Features
 from data_curation.neighbours import nearest
 from image_data.geometry import orient
 
-MAX_PHASH = 11  # bits: see _TABLES
+MAX_PHASH = 11  # bits: see _FEW_TABLES
 PARTNERS = 16  # of a perceptual hash, the nearest
 WINDOW = 4  # images after it, in the order of their brightness, that an image of one hash is compared with
 RESEMBLANCE = 0.8  # correlation of thumbnails from which on two whole frames resemble each other
 
 _BITS = 64  # of a perceptual hash
-_TABLES, _TABLE_BITS, _FLIPS = 4, 16, 2  # a hash within 11 bits has two flips at most in one of its four quarters
+_FEW_TABLES = 4, 16, 2  # a hash within 11 bits has two flips at most in one of its four quarters
+_MANY_TABLES = 3, 21, 3  # and three at most in a third: more look-ups, in buckets 32 times smaller
+_MANY = 100_000  # hashes from which on these cost less
 _NEGATIVE = np.uint64(2**63 - 1)  # the bits of a perceptual hash that turn over; the first belongs to the mean
 _ROWS = 2048  # queries, or images, looked up at a time
 
@@ -146,8 +148,9 @@ def near_hashes(upright: NDArray[np.uint64], oriented: NDArray[np.uint64], limit
 
     Of each hash the PARTNERS nearest count.
     """
-    index = faiss.IndexBinaryMultiHash(_BITS, _TABLES, _TABLE_BITS)
-    index.nflip = _FLIPS
+    tables, bits, flips = _FEW_TABLES if len(upright) < _MANY else _MANY_TABLES
+    index = faiss.IndexBinaryMultiHash(_BITS, tables, bits)
+    index.nflip = flips
     index.add(upright.astype("<u8").view(np.uint8).reshape(-1, _BITS // 8))
     found: set[Pair] = set()
     for start in range(0, len(oriented), _ROWS):
