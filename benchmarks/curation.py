@@ -290,9 +290,7 @@ def near_by_cells(folder: Path, sample: int = 2000) -> Row:
 def near_by_hashes(size: int, sample: int = 2000) -> Row:
     """The perceptual hashes' neighbours within a pool of random ones; the time is that of a sample, carried on."""
     hashes = np.random.default_rng(0).integers(0, 2**63, (size, 8), np.uint64)
-    steps = [
-        cost("", size, partial(near_hashes, hashes[:, 0], hashes[:looked_up], Limits.phash)) for looked_up in (0, sample)
-    ]
+    steps = [cost("", size, partial(near_hashes, hashes[:, 0], hashes[:rows], Limits.phash)) for rows in (0, sample)]
     index, both = (step["cpu_seconds"] for step in steps)
     seconds = index + (both - index) * size / sample
     row: Row = {"step": f"near hashes in {size:,}", "count": size, "cpu_seconds": seconds}

@@ -105,7 +105,8 @@ def table(results: dict[Job, Result], seeds: Sequence[int], setting: Job) -> str
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for name, one in found.items():
         wide = one.half(ALPHA / len(CANDIDATES))
-        cells = [name, str(len(one.values)), f"{one.mean:+.4f}", f"{one.mean - wide:+.3f} .. {one.mean + wide:+.3f}"]
+        interval = f"{one.mean - wide:+.3f} .. {one.mean + wide:+.3f}" if len(one.values) > 1 else "one seed"
+        cells = [name, str(len(one.values)), f"{one.mean:+.4f}", interval]
         cells.append(f"{adjusted[name]:.3f}")
         cells += [f"{compare(results, ours[name], controls[name], one_set).mean:+.3f}" for one_set in sets]
         cells.append(f"{compare(results, controls[name], without).mean:+.4f}")
