@@ -240,8 +240,8 @@ def look_up_within(size: int) -> Row:
 
 
 def make_pool(folder: Path, count: int) -> None:
-    """A features folder of random embeddings, a quarter of them near another quarter: the hardest case for
-    cells, since photographs lie in groups.
+    """A features folder of random embeddings, a quarter of them near another quarter: the hardest case for cells, since
+    photographs lie in groups.
     """
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((count, DIMENSION), np.float32)
@@ -254,20 +254,9 @@ def make_pool(folder: Path, count: int) -> None:
     for number, start in enumerate(range(0, count, SHARD)):
         part = range(start, min(start + SHARD, count))
         records = [
-            Record(
-                f"/{row:09}.png",
-                480,
-                480,
-                400_000,
-                f"{row:040}",
-                [0] * 8,
-                1,
-                100,
-                bytes(768),
-                rng.bytes(256 * HASHED.itemsize),
-            )
-            for row in part
-        ]
+            Record(f"/{row:09}.png", 480, 480, 400_000, f"{row:040}", [0] * 8, 1, 100, bytes(768),
+                   rng.bytes(256 * HASHED.itemsize)) for row in part
+        ]  # fmt: skip
         write_shard(folder, number, normalised(vectors[part.start : part.stop]), records, [], settings, "")
 
 
@@ -427,7 +416,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     add("--count", type=int, default=100, help="cost: images (default %(default)s)")
     add("--sizes", type=int, nargs="+", default=[2000, 8000], help="cost: pools of random keypoints")
-    add("--hashes", type=int, nargs="+", default=[100_000, 300_000, 1_000_000, 3_000_000],
+    add("--hashes", type=int, nargs="+", default=[1_000_000, 3_000_000, 10_000_000],
         help="cost: pools of random perceptual hashes")  # fmt: skip
     add("--pools", type=int, nargs="+", default=[10_000, 30_000, 100_000], help="cost: pools of random embeddings")
     add("--pool", type=int, default=2_000_000, help="select: embeddings (default %(default)s)")
