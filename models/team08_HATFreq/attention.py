@@ -11,7 +11,8 @@ Changed against the reference code, with parameters and results kept (tests/test
   weights are padded with zeros (30 -> 32 in HAT) and the scale is given explicitly: the scores are unchanged;
 * on the CPU only the windows that wrap around the image see the shift mask, and only they are copied together from
   opposite sides; on a GPU and without gradients all windows of a block are attended by one call;
-* the overlapping keys and values are strided views of the padded image; there is no im2col;
+* the overlapping keys and values are strided views of the padded image (compiled and exported: slices of it); there is no
+  im2col;
 * on the CPU and without gradients, windows are attended a few at a time (see layers.py);
 * tensors stay `b h w c` from block to block.
 
@@ -316,10 +317,16 @@ class OverlappingAttention(nn.Module):
 
     def _key_windows(self, kv: Tensor, rows: int, columns: int) -> Tensor:
         """The window around every window of a grid of `rows columns`: `b gh gw m 2c`."""
-        if not SWITCHES.exportable:
+        if not (SWITCHES.exportable or torch.compiler.is_compiling()):
             windows = kv.unfold(1, self.overlapping, self.window).unfold(2, self.overlapping, self.window)
             return windows.permute(0, 1, 2, 4, 5, 3).flatten(3, 4)
+        # Shifted grids of windows, side by side: few exporters know unfold, and its compiled gradient writes beyond its
+        # tensor on the CPU (https://github.com/pytorch/pytorch/issues/191837).
+        grids = -(-self.overlapping // self.window)
+        beyond = grids * self.window - self.overlapping
+        kv = F.pad(kv, (0, 0, 0, beyond, 0, beyond))
         for axis, count in ((1, rows), (3, columns)):  # the second time axis 2 has become 3
-            starts = torch.arange(count)[:, None] * self.window + torch.arange(self.overlapping)
-            kv = kv.index_select(axis, starts.flatten()).unflatten(axis, (count, self.overlapping))
+            shifted = [kv.narrow(axis, grid * self.window, count * self.window) for grid in range(grids)]
+            windows = torch.cat([one.unflatten(axis, (count, self.window)) for one in shifted], axis + 1)
+            kv = windows.narrow(axis + 1, 0, self.overlapping)
         return kv.transpose(2, 3).flatten(3, 4)
