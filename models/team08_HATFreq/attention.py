@@ -11,8 +11,8 @@ Changed against the reference code, with parameters and results kept (tests/test
   weights are padded with zeros (30 -> 32 in HAT) and the scale is given explicitly: the scores are unchanged;
 * on the CPU only the windows that wrap around the image see the shift mask, and only they are copied together from
   opposite sides; on a GPU and without gradients all windows of a block are attended by one call;
-* the overlapping keys and values are strided views of the padded image (compiled and exported: slices of it); there is no
-  im2col;
+* the overlapping keys and values are strided views of the padded image, or slices of it when compiled or exported;
+  there is no im2col;
 * on the CPU and without gradients, windows are attended a few at a time (see layers.py);
 * tensors stay `b h w c` from block to block.
 
