@@ -97,6 +97,20 @@ def test_a_run_too_short_for_its_warm_up_still_decays():
     assert schedule.lr_at(schedule.end - 1) == pytest.approx(1e-6)
 
 
+@pytest.mark.parametrize("ahead", [0, 1, 2, 5])
+@pytest.mark.parametrize("left", [-5.0, 0.0, 1.0, 30.0])
+def test_a_plan_made_near_the_end_keeps_its_decay(ahead, left):
+    """`ahead` steps are due and `left` seconds remain, at a second a step: the last step is made at the lowest rate."""
+    before = replace(planned(1e-3, 1e-6, 5, 100), finish_in="2min", deadline=120.0)
+    step = before.end - ahead
+    after = before.replanned(step, 120.0 - left, 1.0)
+    assert [after.lr_at(after.end - 1), after.lr_at(step)] == pytest.approx([1e-6, before.lr_at(step)], rel=1e-6)
+    if ahead < 2:  # the rate has arrived: nothing to stretch, however much time is left
+        assert after == before
+    else:
+        assert after.end - step == max(2, int(0.97 * left))
+
+
 @pytest.mark.parametrize("text", ["0", "-5", "1.5", "0min", "min", "infmin", "5h"])
 def test_unusable_ends_are_refused(text):
     with pytest.raises(ValueError, match="finish_in takes steps, as 500, or minutes, as 90min"):

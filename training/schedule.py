@@ -72,15 +72,16 @@ class Schedule:
             seconds: of training so far, over all starts.
             seconds_per_step: as measured, validations and checkpoints included.
         """
-        left = RESERVE * (self.deadline - seconds) / seconds_per_step
-        end = step + max(1, int(left))
         progress = self._progress(step)
+        if progress >= 1:  # this step is the last, at `min_lr`
+            return self
+        left = RESERVE * (self.deadline - seconds) / seconds_per_step
+        end = step + max(2, int(left))  # at least this step at its rate, and the last one at `min_lr`
         if progress <= 0:  # still warming up, which takes a tenth of a short run at most
             warmup = min(self.warmup, max(step, end // 10))
             return replace(self, warmup=warmup, start=max(self.start - self.warmup + warmup, warmup), end=end)
         # The decay keeps its place: (step - start) / (end - 1 - start) stays what it is.
-        start = step if progress >= 1 else (step - progress * (end - 1)) / (1 - progress)
-        return replace(self, start=start, end=end)
+        return replace(self, start=(step - progress * (end - 1)) / (1 - progress), end=end)
 
     def state(self) -> dict[str, Any]:
         """The fields, for a checkpoint."""
