@@ -2,6 +2,7 @@
 
     python -m benchmarks.curation copies --work runs/copies    # planted copies by kind, and photographs removed wrongly
     python -m benchmarks.curation cost                         # CPU time of each step for an image or a pair
+    python -m benchmarks.curation recall                       # copies found within pools of 10,000 to 100 million
     python -m benchmarks.curation select                       # beside numpy and faiss: time, memory, the same choice
 
 `copies` plants copies of the evaluation images among training photographs and runs the commands that
@@ -25,7 +26,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.common import BENCH, in_child, maxrss_bytes, publish, setting
+from benchmarks.common import BENCH, Image, in_child, maxrss_bytes, publish, setting
 from benchmarks.planted_copies import HELD_OUT, KINDS, plant
 from benchmarks.render import RESULTS
 from data_curation import dedup, embed, select
@@ -34,10 +35,18 @@ from data_curation.dedup.candidates import Limits, near_hashes
 from data_curation.dedup.cells import neighbours_by_cells
 from data_curation.dedup.decisions import REMOVED
 from data_curation.dedup.judging import EVALUATION_SIDE
-from data_curation.dedup.keypoint_index import EvaluationIndex, sharing_within
+from data_curation.dedup.keypoint_index import (
+    POOL_SHARED,
+    WITHIN,
+    EvaluationIndex,
+    key_masks,
+    shared_keypoints,
+    sharing_within,
+)
 from data_curation.dedup.registration import COUNT, view
 from data_curation.embed.decode import measure
-from data_curation.embed.keypoints import HASHED, find_keypoints, hashed
+from data_curation.embed.keypoints import HASHED, POOL_COUNT, find_keypoints, hashed
+from data_curation.embed.phash import distance, phash8
 from data_curation.features import SETTINGS, Features, Record, Settings, normalised, write_shard
 from data_curation.neighbours import by_name, nearest
 from models.team08_HATFreq.image_io import list_images, read_rgb, write_png
@@ -302,6 +311,51 @@ def cost(step: str, count: int, work: Callable[[], object]) -> Row:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# What the searches within a large pool miss
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def measure_recall(args: argparse.Namespace) -> None:
+    """Copies found by the ways of pools of each size, as shares of those that a comparison of all finds."""
+    cv2.setNumThreads(1)
+    sources = [read_rgb(path) for path in list_images(BENCH / "BSD100" / "HR")]
+    others = [read_rgb(path) for path in list_images(BENCH.parent / "train" / "bsds-sun")[: args.count]]
+    kept, pairs = [_features(rgb) for rgb in sources], []
+    for place, kind in enumerate([*KINDS, *HELD_OUT]):
+        for number in range(place % args.step, len(sources), args.step):
+            copy = plant(sources[number], kind, 1000 * place + number, others[(number + place) % len(others)])
+            pairs.append((kept[number], _features(copy)))
+    exact = np.array([_comparing(*pair) for pair in pairs]).T  # 2 n: by keypoints, by perceptual hash
+    rows = []
+    for size in (10_000, 1_000_000, 10_000_000, 100_000_000):
+        found = np.array([_looking_up(*pair, size) for pair in pairs]).T
+        row: Row = {"pool": size, "bits": int(np.bitwise_count(key_masks(size * POOL_COUNT)[0]).sum())}
+        for kind, every, some in zip(("keypoints", "phash"), exact, found, strict=True):
+            row[kind] = float((every & some).sum() / every.sum())
+        row["either"] = float((exact.any(0) & found.any(0)).sum() / exact.any(0).sum())
+        rows.append(row)
+    data = f"{len(pairs)} copies of {len(KINDS) + len(HELD_OUT)} kinds of BSD100's images in high resolution"
+    print(publish(args.out, "curation_recall", rows, setting(args.argv, packages=PACKAGES, data=data)))
+
+
+Content = tuple[NDArray[np.void], NDArray[np.uint64]]  # an image's keypoints, and its perceptual hashes
+
+
+def _features(rgb: Image) -> Content:
+    return hashed(find_keypoints(rgb), *rgb.shape[:2]), phash8(rgb)
+
+
+def _comparing(one: Content, other: Content) -> tuple[bool, bool]:
+    shared = shared_keypoints(other[0], one[0], WITHIN)
+    return shared >= POOL_SHARED, bool(distance(other[1], one[1][0]).min() <= Limits.phash)
+
+
+def _looking_up(one: Content, other: Content, size: int) -> tuple[bool, bool]:
+    near = near_hashes(one[1][:1], other[1][None], Limits.phash, size)
+    return (1, 0) in sharing_within([one[0], other[0]], size), bool(near)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Selection beside numpy and faiss
 # ---------------------------------------------------------------------------------------------------------------------
 
@@ -403,29 +457,32 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure and publish."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("what", choices=("copies", "cost", "select"))
+    add("what", choices=("copies", "cost", "recall", "select"))
     add("--work", type=Path, help="folder for images and features (copies: needed; select: default a temporary one)")
     add("--out", type=Path, help="results file (default: benchmarks/results/curation_WHAT.json)")
     add("--workers", type=int, default=2, help="copies: processes (default %(default)s)")
-    add("--step", type=int, default=1, help="copies: planted of every n-th evaluation image")
+    add("--step", type=int, default=1, help="copies, recall: planted of every n-th evaluation image")
     add(
         "--held_out_step",
         type=int,
         default=3,
         help="copies: held-out kinds of every n-th of these",
     )
-    add("--count", type=int, default=100, help="cost: images (default %(default)s)")
-    add("--sizes", type=int, nargs="+", default=[2000, 8000], help="cost: pools of random keypoints")
-    add("--hashes", type=int, nargs="+", default=[1_000_000, 3_000_000, 10_000_000],
+    add("--count", type=int, default=100, help="cost, recall: images (default %(default)s)")
+    add("--sizes", type=int, nargs="+", default=[10_000, 100_000], help="cost: pools of random keypoints")
+    add("--hashes", type=int, nargs="+", default=[1_000_000, 5_000_000, 20_000_000],
         help="cost: pools of random perceptual hashes")  # fmt: skip
-    add("--pools", type=int, nargs="+", default=[10_000, 30_000, 100_000], help="cost: pools of random embeddings")
+    add("--pools", type=int, nargs="+", default=[10_000, 100_000, 1_000_000],
+        help="cost: pools of random embeddings")  # fmt: skip
     add("--pool", type=int, default=2_000_000, help="select: embeddings (default %(default)s)")
     add("--rounds", type=int, default=2, help="select: runs of each way (default %(default)s)")
     args = parser.parse_args(argv)
     if args.what == "copies" and not args.work:
         parser.error("copies needs --work")
     args.argv, args.out = argv, args.out or RESULTS / f"curation_{args.what}.json"
-    {"copies": measure_copies, "cost": measure_cost, "select": measure_select}[args.what](args)
+    {"copies": measure_copies, "cost": measure_cost, "recall": measure_recall, "select": measure_select}[args.what](
+        args
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Results files (JSON) as tables of strings, for Markdown and LaTeX alike, and the statistics of paired runs."""
 
 import csv
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -357,18 +358,28 @@ def curation_cost(result: Result) -> list[Table]:
 
 
 def growth_of(step: str, measured: list[dict[str, Any]]) -> list[str]:
-    """A power of the pool's size fitted to a step's times, and what it gives at AT; in proportion if measured once."""
+    """How a step's time grows between the two largest pools, and what that gives at AT; in proportion if measured once.
+
+    Between smaller ones something else may grow: caches fill, and the ways change with the size.
+    """
     rows = [r for r in measured if r["step"].startswith(step)]
     if not rows:
         return []
-    few, many, power, memory = rows[0], rows[-1], 1.0, ""
-    if len(rows) > 1:
-        logs = np.log([[r["count"], r["cpu_seconds"]] for r in rows])
-        power = float(np.polyfit(logs[:, 0], logs[:, 1], 1)[0])
+    few, many, power, memory = rows[-2:][0], rows[-1], 1.0, ""
+    if few is not many:
+        power = math.log(many["cpu_seconds"] / few["cpu_seconds"]) / math.log(many["count"] / few["count"])
         each = (many["peak_bytes"] - few["peak_bytes"]) / (many["count"] - few["count"])
         memory = f"{(many['peak_bytes'] + each * (AT[-1] - many['count'])) / 2**30:,.0f}"
     hours = [many["cpu_seconds"] * (count / many["count"]) ** power / 3600 for count in AT]
     return [step, f"n^{power:.2f}", *(f"{hour:,.1f}" for hour in hours), f"{hours[-1] / 64 / 24:,.1f}", memory]
+
+
+def curation_recall(result: Result) -> list[Table]:
+    """Copies that the searches within pools of several sizes find, of those that a comparison of all finds."""
+    head = ["pool", "bits of a key", "by keypoints", "by perceptual hash", "by either"]
+    rows = [[f"{r['pool']:,}", str(r["bits"]), *(f"{r[kind]:.1%}" for kind in ("keypoints", "phash", "either"))]
+            for r in result["rows"]]  # fmt: skip
+    return [Table(head, rows)]
 
 
 def curation_select(result: Result) -> list[Table]:
@@ -390,5 +401,6 @@ def unique(values: Any) -> list[Any]:
 TABLES: dict[str, Callable[[Result], list[Table]]] = {
     one.__name__: one
     for one in (quality, ablation, budget, selection, speed_forward, speed_step, speed_count, memory, memory_image,
-                folder, integrations, times, curation_copies, curation_cost, curation_select)
+                folder, integrations, times, curation_copies, curation_cost, curation_recall,
+                curation_select)
 }  # fmt: skip

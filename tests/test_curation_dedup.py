@@ -17,12 +17,12 @@ from curation import BLANK, PHOTOGRAPHS, alive, photograph, write_features, writ
 
 from benchmarks.planted_copies import HELD_OUT, KINDS, WITH_OTHER, plant
 from data_curation import dedup
-from data_curation.dedup import candidates, cells, judging
+from data_curation.dedup import candidates, cells, judging, keypoint_index
 from data_curation.dedup import run as command
 from data_curation.dedup.agreement import MIN_LEAK, Verdict, verify
 from data_curation.dedup.candidates import Candidate, Limits
 from data_curation.dedup.decisions import LARGER, NO, REMOVED, Finding, decide
-from data_curation.dedup.keypoint_index import EvaluationIndex, shared_keypoints, sharing_within
+from data_curation.dedup.keypoint_index import EvaluationIndex, key_masks, shared_keypoints, sharing_within
 from data_curation.dedup.registration import View, describe, fit, view
 from data_curation.embed.keypoints import HASHED, VARIANTS, find_keypoints, hashed
 from data_curation.embed.phash import distance
@@ -260,18 +260,60 @@ def test_a_large_index_of_keypoints_finds_what_a_comparison_of_all_finds(monkeyp
     assert found[0, 7] >= 0.95 * exact[0, 7] > 200
 
 
-@pytest.mark.parametrize("many", [10**5, 0], ids=["four tables", "three tables"])
-def test_near_hashes_are_all_that_a_comparison_of_all_finds(many, monkeypatch):
-    monkeypatch.setattr(candidates, "_MANY", many)
+@pytest.mark.parametrize(("place", "most"), [(0, 11), (1, 11), (2, 9)], ids=["four tables", "three", "two"])
+def test_near_hashes_are_all_that_a_comparison_of_all_finds(place, most, monkeypatch):
+    monkeypatch.setattr(candidates, "_TABLES", {300: list(candidates._TABLES.values())[place]})
     rng = np.random.default_rng(1)
     upright = rng.integers(0, 2**64, 300, dtype=np.uint64)
     oriented = rng.integers(0, 2**64, (300, 8), dtype=np.uint64)
     for row in range(300):  # the hash of another image, with 0 to 14 bits turned over
         flips = np.uint64(1) << rng.permutation(64)[: row % 15].astype(np.uint64)
         oriented[row, row % 8] = upright[-row] ^ np.bitwise_or.reduce(flips, initial=np.uint64(0))
-    for limit in (0, 8, candidates.MAX_PHASH):
+    for limit in (0, 8, most):
         near = distance(oriented[:, :, None], upright[None, None]).min(1) <= limit
         assert candidates.near_hashes(upright, oriented, limit) == [tuple(pair) for pair in np.argwhere(near).tolist()]
+
+
+def test_the_tables_for_millions_find_three_quarters_of_the_pairs_of_ten_bits(monkeypatch):
+    """What their comment says: 1 - C(32, 5)^2 / C(64, 10) = 0.73."""
+    monkeypatch.setattr(candidates, "_TABLES", {400: list(candidates._TABLES.values())[2]})
+    rng = np.random.default_rng(2)
+    upright = rng.integers(0, 2**64, 400, dtype=np.uint64)
+    flips = [np.bitwise_or.reduce(np.uint64(1) << rng.permutation(64)[:10].astype(np.uint64)) for _ in upright]
+    oriented = np.repeat((upright ^ np.array(flips))[:, None], 8, axis=1)
+    assert len(candidates.near_hashes(upright, oriented, 10)) / 400 == pytest.approx(0.73, abs=0.06)
+
+
+@pytest.mark.parametrize(("hashes", "bits"), [(100, 21), (1 << 23, 22), (1 << 28, 27), (1 << 35, 32)])
+def test_keys_of_keypoints_grow_with_the_pool(hashes, bits):
+    masks = key_masks(hashes)
+    assert masks.shape == (16, 2) and set(np.bitwise_count(masks).sum(1).tolist()) == {bits}
+    assert len({tuple(mask) for mask in masks.tolist()}) == 16
+
+
+@pytest.mark.parametrize("bits", [21, 26])
+def test_keys_of_keypoints_find_copies_and_no_others(bits, monkeypatch):
+    """Of codes with up to 18 of 128 bits turned over each is found as often as sixteen draws of its bits say."""
+    monkeypatch.setattr(keypoint_index, "_KEY_BITS", (bits, bits))
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 256, (4000, 16), dtype=np.uint8)
+    noise = np.zeros((4000, 128), np.uint8)
+    turned = rng.integers(0, 19, 4000)
+    for row, count in enumerate(turned):
+        noise[row, rng.permutation(128)[:count]] = 1
+    both = np.concatenate([codes, codes ^ np.packbits(noise, axis=1)]).view("<u8")
+    images, found = np.repeat([0, 1], 4000), set()
+    for mask in key_masks(8000):
+        keys = keypoint_index._keys(both, mask)
+        order = np.argsort(keys)
+        for near in keypoint_index._near(both, images, PLAIN, mask, keys[order], order):
+            found |= set(map(tuple, near.tolist()))
+    assert found <= {(4000 + row, row) for row in range(4000)}
+    missed = np.array([(1 - np.prod(1 - count / (128 - np.arange(bits)))) ** 16 for count in range(19)])
+    for count in (0, 4, 9, 14, 18):
+        rows = np.flatnonzero(turned == count)
+        share = sum((4000 + row, row) in found for row in rows.tolist()) / len(rows)
+        assert share == pytest.approx(1 - missed[count], abs=0.11)
 
 
 def test_look_alike_hashes_make_pairs_in_proportion_to_the_images():

@@ -24,15 +24,17 @@ from data_curation.features import ORIENTATIONS, Features
 from data_curation.neighbours import nearest
 from image_data.geometry import orient
 
-MAX_PHASH = 11  # bits: see _FEW_TABLES
+MAX_PHASH = 11  # bits: see _TABLES
 PARTNERS = 16  # of a perceptual hash, the nearest
 WINDOW = 4  # images after it, in the order of their brightness, that an image of one hash is compared with
 RESEMBLANCE = 0.8  # correlation of thumbnails from which on two whole frames resemble each other
 
 _BITS = 64  # of a perceptual hash
-_FEW_TABLES = 4, 16, 2  # a hash within 11 bits has two flips at most in one of its four quarters
-_MANY_TABLES = 3, 21, 3  # and three at most in a third: more look-ups, in buckets 32 times smaller
-_MANY = 100_000  # hashes from which on these cost less
+_TABLES = {  # up to so many hashes: tables, bits of each, and how many of them may be flipped when one looks there
+    100_000: (4, 16, 2),  # a hash within 11 bits has two flips at most in one of its four quarters
+    4_000_000: (3, 21, 3),  # and three at most in a third: more look-ups, in buckets 32 times smaller
+    1 << 40: (2, 32, 4),  # four in a half: all within 9 bits, 73 % of 10; 660,000 look-ups in buckets of one
+}
 _NEGATIVE = np.uint64(2**63 - 1)  # the bits of a perceptual hash that turn over; the first belongs to the mean
 _ROWS = 2048  # queries, or images, looked up at a time
 
@@ -143,12 +145,15 @@ def keypoints_of(pool: Features) -> Keypoints:
     return [np.frombuffer(content, HASHED) for content in pool.column("keypoints")]
 
 
-def near_hashes(upright: NDArray[np.uint64], oriented: NDArray[np.uint64], limit: int) -> list[Pair]:
+def near_hashes(upright: NDArray[np.uint64], oriented: NDArray[np.uint64], limit: int, size: int = 0) -> list[Pair]:
     """Rows of `oriented` (`n 8`) one of whose hashes lies within `limit` bits of one of `upright` (`m`).
 
-    Of each hash the PARTNERS nearest count.
+    Of each hash the PARTNERS nearest count. In a pool of millions some pairs of 10 and 11 bits are missed (`_TABLES`).
+
+    Args:
+        size: hashes of the whole pool, of which `upright` is a part.
     """
-    tables, bits, flips = _FEW_TABLES if len(upright) < _MANY else _MANY_TABLES
+    tables, bits, flips = next(tables for most, tables in _TABLES.items() if max(size, len(upright)) <= most)
     index = faiss.IndexBinaryMultiHash(_BITS, tables, bits)
     index.nflip = flips
     index.add(upright.astype("<u8").view(np.uint8).reshape(-1, _BITS // 8))
