@@ -31,7 +31,7 @@ from data_curation.embed.run import positive
 from data_curation.features import Features, FeaturesError
 from data_curation.joined import open_features
 from data_curation.neighbours import Nearest, Shards, by_name, products
-from image_data.sources import IN_SHARD, DataError, expand
+from image_data.sources import ADDRESS, IN_SHARD, DataError, expand
 from models.team08_HATFreq.image_io import ImageError
 from models.team08_HATFreq.system import atomic_write, make_folder, write_bytes
 
@@ -407,6 +407,8 @@ def _reasons(closed: dict[str, NDArray[np.bool_]], choice: Choice) -> NDArray[np
 
 def _relative(name: str, folder: Path) -> str:
     """A name as seen from a folder; `..` leads from where the folder really is, if it was reached by a link."""
+    if ADDRESS in name:
+        return name
     file, separator, member = name.partition(IN_SHARD)
     base = Path(os.path.abspath(folder))
     common = Path(os.path.commonpath([file, base]))
@@ -419,7 +421,7 @@ def _relative(name: str, folder: Path) -> str:
 
 def _resolved(name: str) -> str:
     file, separator, member = name.partition(IN_SHARD)
-    return os.path.realpath(file) + separator + member
+    return (file if ADDRESS in file else os.path.realpath(file)) + separator + member
 
 
 def _plain(value: Any) -> Any:

@@ -35,7 +35,7 @@ def read_headers(images: Sequence[ImageFile]) -> Iterator[Header]:
 def read_header(image: ImageFile) -> Header:
     try:
         status = image.path.stat()
-        height, width = size_of(image.name, image.content() if image.member else None)
+        height, width = size_of(image.name, image.content() if image.member or image.remote else None)
     except OSError as error:
         return Header(fault=f"{image.name} cannot be read ({error.strerror}): restore it")
     except ImageError as error:

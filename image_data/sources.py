@@ -1,7 +1,8 @@
-"""Where images come from: folders, trees, list files and tar shards, all as plain references that any process can read.
+"""Where images come from: folders, trees, lists and tar shards, all as plain references that any process can read.
 
 A tar shard (the layout of webdataset: one member a file) is indexed once by the offsets of its members, so that its
-images are read in any order, as from a folder: a file system sees one file where there were thousands.
+images are read in any order, as from a folder: a file system sees one file where there were thousands. An address such
+as `s3://bucket/shard.tar` stands for a file in an object store, as fsspec opens it.
 """
 
 import os
@@ -11,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from models.team08_HATFreq.image_io import IMAGE_SUFFIXES, ImageError, read_rgb
 
 IN_SHARD = "::"  # between a shard's path and a member's name
+ADDRESS = "://"  # in the name of a file that fsspec opens
 TREE = "**"  # last part of a folder that stands for its sub-folders too
 MAX_LISTED = 10  # how many images a message lists
 
@@ -32,7 +34,7 @@ class ImageFile:
     """An image file, or one inside a tar shard.
 
     Attributes:
-        path: the file, or the shard.
+        path: the file, or the shard; see `located`.
         member: name inside the shard; empty for a file of its own.
         offset, size: where the member's bytes lie in the shard.
     """
@@ -48,6 +50,11 @@ class ImageFile:
         return f"{self.path}{IN_SHARD}{self.member}" if self.member else str(self.path)
 
     @property
+    def remote(self) -> bool:
+        """Whether the file is an address."""
+        return not isinstance(self.path, Path)
+
+    @property
     def stem(self) -> str:
         """The image's name without folder and suffix."""
         return PurePosixPath(self.member).stem if self.member else self.path.stem
@@ -61,11 +68,16 @@ class ImageFile:
         try:
             if not self.member:
                 return self.path.read_bytes()
-            with self.path.open("rb") as shard:
-                shard.seek(self.offset)
-                found = shard.read(self.size)
-        except OSError as error:
-            raise ImageError(f"{self.name} cannot be read ({error.strerror}): restore it") from error
+            if self.remote:
+                address: Any = self.path
+                found = address.fs.cat_file(address.path, start=self.offset, end=self.offset + self.size)
+            else:
+                with self.path.open("rb") as shard:
+                    shard.seek(self.offset)
+                    found = shard.read(self.size)
+        except Exception as error:  # packages of object stores raise others than OSError
+            reason = getattr(error, "strerror", None) or error
+            raise ImageError(f"{self.name} cannot be read ({reason}): restore it") from error
         if len(found) < self.size:
             raise ImageError(f"{self.name} is cut short: copy or download the shard again")
         return found
@@ -102,6 +114,13 @@ class ImageList(Sequence[ImageFile]):
         self.offsets.append(offset)
         self.sizes.append(size)
 
+    def extend(self, others: "ImageList") -> None:
+        begin = len(self.names)
+        self.names += others.names
+        self.ends.extend(array("q", (np.frombuffer(others.ends, np.int64) + begin).tobytes()))
+        self.offsets.extend(others.offsets)
+        self.sizes.extend(others.sizes)
+
     def __len__(self) -> int:
         return len(self.ends)
 
@@ -112,7 +131,7 @@ class ImageList(Sequence[ImageFile]):
         number = range(len(self))[index]
         begin = self.ends[number - 1] if number else 0
         path, _, member = os.fsdecode(bytes(self.names[begin : self.ends[number]])).partition("\0")
-        return ImageFile(Path(path), member, self.offsets[number], self.sizes[number])
+        return ImageFile(located(path), member, self.offsets[number], self.sizes[number])
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list(other)
@@ -130,19 +149,42 @@ class ImageList(Sequence[ImageFile]):
         return images
 
 
+def located(word: str) -> Path:
+    """The file of a path; of an address, what behaves like one (a UPath of universal_pathlib).
+
+    Raises:
+        DataError: universal_pathlib is not installed.
+    """
+    if ADDRESS not in word:
+        return Path(word)
+    try:
+        from upath import UPath
+    except ImportError as error:
+        raise DataError(f"{word} is an address: pip install '.[cluster]' to read it, and s3fs for s3://") from error
+    return cast(Path, UPath(word))
+
+
 def expand(word: str) -> ImageList:
     """The images that one word of a command line or a list stands for, in an order that does not change.
 
     Args:
         word: `folder`; `folder/**` for its sub-folders too (ImageNet's tree), symbolic links included; `list.txt`, one
             image, folder or shard a line, relative to the list's folder or absolute, `#` starting a comment;
-            `shard.tar`; an image; or `shard.tar::member`.
+            `shard.tar`; an image; or `shard.tar::member`. Each may be an address; then `*` in the last part stands for
+            all files that match.
 
     Raises:
         DataError: nothing there, no image in it, or a list's line that leads nowhere; names the word and the remedy.
     """
     images = ImageList()
-    _expand(word, images, {})
+    try:
+        _expand(word, images, {})
+    except DataError:
+        raise
+    except Exception as error:
+        if ADDRESS not in word:
+            raise
+        raise DataError(f"{word} cannot be opened ({error}): check the address and its credentials") from error
     if not images:
         raise DataError(f"{word} holds no images: give a folder of PNG or JPEG files, a list of them or a tar shard")
     return images
@@ -155,7 +197,7 @@ def index_shard(path: Path) -> dict[str, ImageFile]:
         DataError: not a tar file, compressed, cut short, damaged, or with several images of one name.
     """
     try:
-        with tarfile.open(path, "r:") as shard:
+        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as shard:
             members = [item for item in shard if item.isfile() and _is_image(item.name)]
             _check_end(path, shard.offset)
     except (tarfile.TarError, EOFError, OSError) as error:
@@ -188,15 +230,24 @@ def _check_end(path: Path, offset: int) -> None:
 
 def _expand(word: str, images: ImageList, shards: dict[Path, dict[str, ImageFile]], in_list: bool = False) -> None:
     """Append what a word stands for; `shards` keeps the index of each shard whose members are named one by one."""
-    path = Path(word)
+    path = located(word)
     if IN_SHARD in word:
         images.append(_member(word, shards))
     elif path.name == TREE:
         if not path.parent.is_dir():
             raise DataError(f"{path.parent} is not a folder: give a folder of images")
-        _add_folder(str(path.parent), images, visited=set())
+        if ADDRESS in word:
+            _add_files(path.parent.rglob("*"), images)
+        else:
+            _add_folder(str(path.parent), images, visited=set())
+    elif ADDRESS in word and "*" in path.name:
+        for file in sorted(map(str, path.parent.glob(path.name))):
+            _expand(file, images, shards, in_list)
     elif path.is_dir():
-        _add_folder(str(path), images)
+        if ADDRESS in word:
+            _add_files(path.iterdir(), images)
+        else:
+            _add_folder(str(path), images)
     elif not path.exists():
         raise DataError(f"{word} does not exist: give a folder of images, a list of them or a tar shard")
     elif path.suffix.lower() == ".tar":
@@ -210,6 +261,11 @@ def _expand(word: str, images: ImageList, shards: dict[Path, dict[str, ImageFile
         raise DataError(f"a list cannot name another list, as {word}")
     else:
         _add_listed(path, images, shards)
+
+
+def _add_files(files: Iterable[Path], images: ImageList) -> None:
+    for name in sorted(str(file) for file in files if _is_image(file.name)):
+        images.add(name)
 
 
 def _add_folder(folder: str, images: ImageList, visited: set[tuple[int, int]] | None = None) -> None:
@@ -245,18 +301,19 @@ def _add_listed(path: Path, images: ImageList, shards: dict[Path, dict[str, Imag
     for number, line in enumerate(map(str.strip, text.split("\n")), start=1):
         if not line or line.startswith("#"):
             continue
+        word = line if ADDRESS in line else str(path.parent / line)
         if Path(line).suffix.lower() in IMAGE_SUFFIXES and IN_SHARD not in line:
-            images.add(str(path.parent / line))  # not looked for here: a million lookups take their time
+            images.add(word)  # not looked for here: a million lookups take their time
             continue
         try:
-            _expand(str(path.parent / line), images, shards, in_list=True)
+            _expand(word, images, shards, in_list=True)
         except DataError as error:
             raise DataError(f"{path}, line {number}: {error}") from error
 
 
 def _member(word: str, shards: dict[Path, dict[str, ImageFile]]) -> ImageFile:
     shard, _, member = word.partition(IN_SHARD)
-    path = Path(shard)
+    path = located(shard)
     if path not in shards:
         shards[path] = index_shard(path)
     if member not in shards[path]:

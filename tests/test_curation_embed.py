@@ -36,10 +36,11 @@ from data_curation.embed.preprocess import Preprocess
 from data_curation.embed.quality import blockiness, sharpness
 from data_curation.embed.reader import read
 from data_curation.features import SCHEMA, SETTINGS, Features, FeaturesError, Settings, finished_inputs, normalised
+from data_curation.images import read_checked
 from data_curation.joined import open_features
 from image_data.geometry import orient
 from image_data.sources import ImageFile, expand
-from models.team08_HATFreq.image_io import write_png
+from models.team08_HATFreq.image_io import read_rgb, write_png
 from utils.resize import imresize
 
 CPU = torch.device("cpu")
@@ -78,7 +79,7 @@ def clip(tmp_path_factory) -> Path:
     return folder
 
 
-def words(images: Path, clip: Path, out: Path, *more: str) -> list[str]:
+def words(images: Path | str, clip: Path, out: Path, *more: str) -> list[str]:
     return [str(images), "--model", f"local-dir:{clip}", "--out", str(out), "--workers", "1", "--shard_size", "4",
             "--batch", "3", *more]  # fmt: skip
 
@@ -120,6 +121,21 @@ def test_records_and_embeddings_are_those_of_the_images(pictures, clip, whole):
     assert [len(shard) for shard in shards] == [4] * 5
     assert isinstance(shards[0], np.memmap)
     np.testing.assert_array_equal(features.vectors([19, 3, 4]), np.concatenate(shards)[[19, 3, 4]].astype(np.float32))
+
+
+def test_images_of_an_address_have_the_same_features_and_are_read_again(pictures, clip, whole, tmp_path):
+    """Twenty photographs in a shard that fsspec opens."""
+    with tarfile.open(tmp_path / "shard.tar", "w") as shard:
+        for path in sorted(pictures.iterdir()):
+            shard.add(path, path.name)
+    embed.main(words(f"file://{tmp_path}/*.tar", clip, tmp_path / "features"))
+    features, expected = Features(tmp_path / "features"), Features(whole)
+    names = features.column("name")
+    assert names == [f"file://{tmp_path}/shard.tar::{n:02}.png" for n in range(20)]
+    assert features.column("sha1") == expected.column("sha1")
+    assert (features.vectors(range(20)) == expected.vectors(range(20))).all()
+    for name, digest, path in zip(names, features.column("sha1"), sorted(pictures.iterdir()), strict=True):
+        assert (read_checked(name, digest) == read_rgb(path)).all()
 
 
 def test_downscale_embeds_what_imresize_makes_of_the_cropped_image(pictures, clip, tmp_path):

@@ -3,13 +3,15 @@
 import io
 import os
 import pickle
+import sys
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from image_data.sources import DataError, ImageFile, ImageList, expand
+from image_data.headers import read_header
+from image_data.sources import ADDRESS, DataError, ImageFile, ImageList, expand
 from models.team08_HATFreq.image_io import ImageError, write_png
 
 
@@ -156,6 +158,50 @@ def test_a_list_needs_no_suffix_to_name_folders(tree: Path, tmp_path: Path) -> N
 def test_an_image_list_is_a_sequence_of_files(tree: Path, shard: Path) -> None:
     files = [*expand(f"{tree}/**"), *expand(str(shard))]
     images = pickle.loads(pickle.dumps(ImageList(files)))
-    assert images == files and len(images) == 8 and images[-1] == files[-1] and images[2:5] == files[2:5]
+    joined = ImageList(files[:3])
+    joined.extend(ImageList(files[3:]))
+    assert images == files == joined and len(images) == 8 and images[-1] == files[-1] and images[2:5] == files[2:5]
     with pytest.raises(IndexError):
         images[8]
+
+
+@pytest.mark.parametrize(
+    "form", ["tree", "tree/a", "tree/**", "*.tar", "shard-0.tar", "shard-0.tar::a1.png", "list.txt"]
+)
+def test_an_address_stands_for_what_the_path_does(form: str, tree: Path, shard: Path, tmp_path: Path) -> None:
+    """fsspec's own local files, so that it is its code that opens, lists and reads."""
+    write_png(tree / "0.png", noise(9))
+    (tmp_path / "list.txt").write_text(f"# two\ntree/a/1.png\nfile://{shard}\n")
+    local = expand(str(shard if form == "*.tar" else tmp_path / form))
+    found = expand(f"file://{tmp_path}/{form}")
+    assert [image.name for image in found] == [
+        one.name if ADDRESS in one.name else f"file://{one.name}" for one in local
+    ]
+    assert all(image.remote for image in found) and len(found) > 0
+    assert [image.content() for image in found] == [image.content() for image in local]
+    assert [(image.stem, image.size) for image in found] == [(image.stem, image.size) for image in local]
+    assert [read_header(image)[:3] for image in found] == [read_header(image)[:3] for image in local]
+    assert pickle.loads(pickle.dumps(list(found))) == list(found)
+    assert ImageList.from_arrays(found.to_arrays()) == found
+
+
+def test_addresses_that_lead_nowhere_are_refused(shard: Path, tmp_path: Path, monkeypatch) -> None:
+    address = f"file://{tmp_path}"
+    for word, message in [
+        (f"{address}/none.tar", f"{address}/none.tar does not exist"),
+        (f"{address}/none*", "holds no images"),
+        ("nowhere://bucket/x.tar", r"nowhere://bucket/x.tar cannot be opened \(Unsupported filesystem.*credentials"),
+        (f"{address}/shard-0.tar::none.png", "holds no image none.png"),
+    ]:
+        with pytest.raises(DataError, match=message):
+            expand(word)
+    image = expand(f"{address}/shard-0.tar")[0]
+    os.truncate(shard, image.offset + 1)
+    with pytest.raises(ImageError, match=f"{address}/shard-0.tar::.* is cut short"):
+        image.content()
+    shard.unlink()
+    with pytest.raises(ImageError, match=f"{address}/shard-0.tar::.* cannot be read .*restore it"):
+        image.content()
+    monkeypatch.setitem(sys.modules, "upath", None)
+    with pytest.raises(DataError, match=r"s3://bucket/x\.tar is an address: pip install"):
+        expand("s3://bucket/x.tar")

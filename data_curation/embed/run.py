@@ -18,29 +18,57 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from hashlib import sha1
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from data_curation.embed.encoders import EncoderError
 from data_curation.embed.shards import Done, bytes_of, embed_here, fingerprint, make_encoder
 from data_curation.features import SETTINGS, Features, FeaturesError, Settings, finished_inputs, read_settings
-from image_data.sources import MAX_LISTED, DataError, ImageFile, expand
+from image_data.sources import ADDRESS, MAX_LISTED, DataError, ImageFile, ImageList, expand
 from models.team08_HATFreq.image_io import ImageError
 from models.team08_HATFreq.system import make_folder, write_bytes
 
 
-def images_of(words: Sequence[str]) -> list[ImageFile]:
+class Shards(Sequence[list[ImageFile]]):
+    """Images cut into shards by their order; a shard's references are made when it is asked for."""
+
+    def __init__(self, images: ImageList, size: int) -> None:
+        self.images, self.size = images, size
+
+    def __len__(self) -> int:
+        return -(-len(self.images) // self.size)
+
+    def __getitem__(self, number: Any) -> Any:
+        start = range(len(self))[number] * self.size
+        return self.images[start : start + self.size]
+
+
+def images_of(words: Sequence[str]) -> ImageList:
     """The images of the command's words, by absolute names, in order.
 
     Raises:
         DataError: a word without images, or an image named twice.
     """
-    images = [image for word in words for image in expand(str(Path(word).absolute()))]
-    twice = [name for name, times in Counter(image.name for image in images).items() if times > 1]
+    images = ImageList()
+    for word in words:
+        images.extend(expand(word if ADDRESS in word else str(Path(word).absolute())))
+    hashes = np.fromiter((hash(image.name) for image in images), np.int64, len(images))  # names take ten times as much
+    again = np.isin(hashes, duplicated(hashes))
+    twice = [name for name, times in Counter(images[row].name for row in np.flatnonzero(again)).items() if times > 1]
     if twice:
         raise DataError(f"{len(twice)} images are named twice, {twice[0]} first: give each folder, list or shard once")
     return images
 
 
-def not_known(images: Sequence[ImageFile], folders: Sequence[Path], settings: Settings) -> list[ImageFile]:
+def duplicated(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Those that occur several times."""
+    found, times = np.unique(numbers, return_counts=True)
+    return found[times > 1]
+
+
+def not_known(images: ImageList, folders: Sequence[Path], settings: Settings) -> ImageList:
     """The images whose bytes no earlier features folder has; only files of a size that occurs there are read.
 
     Raises:
@@ -57,8 +85,9 @@ def not_known(images: Sequence[ImageFile], folders: Sequence[Path], settings: Se
             )
         sizes.update(features.column("bytes"))
         digests.update(features.column("sha1"))
-    left = [image for image in images
-            if bytes_of(image) not in sizes or sha1(image.content()).hexdigest() not in digests]  # fmt: skip
+    left = ImageList(
+        image for image in images if bytes_of(image) not in sizes or sha1(image.content()).hexdigest() not in digests
+    )
     print(f"{len(images) - len(left)} of {len(images)} images are known")
     if not left:
         raise DataError("every image is known: there is nothing to embed")
@@ -82,7 +111,7 @@ def prepare(folder: Path, settings: Settings, write: bool) -> None:
         write_bytes(folder / SETTINGS, settings.encode())
 
 
-def unfinished(folder: Path, settings: Settings, shards: list[list[ImageFile]], mine: range) -> list[int]:
+def unfinished(folder: Path, settings: Settings, shards: Sequence[list[ImageFile]], mine: range) -> list[int]:
     """The numbers of this process's shards that are still to do.
 
     Raises:
@@ -116,7 +145,7 @@ def run(args: argparse.Namespace) -> None:
     if args.known:
         images = not_known(images, args.known, settings)
         settings = replace(settings, images=len(images))
-    shards = [images[start : start + args.shard_size] for start in range(0, len(images), args.shard_size)]
+    shards = Shards(images, args.shard_size)
     prepare(args.out, settings, write=rank == 0)
     todo = unfinished(args.out, settings, shards, range(rank, len(shards), world))
     work = embed_by_ray(args, settings, shards, todo) if args.ray else embed_here(encoder, args, settings, shards, todo)
