@@ -6,11 +6,11 @@
 
 A seed splits the evaluation images (`LRbicx4` and `HR` in the folder --queries) in two halves. `data_curation` sees
 the LR images of the first half and chooses k images of the pool, after it has removed the pool's duplicates of both
-halves. They are compared with k random images, the k of highest loss and the k least similar ones: the weights --init
-are fine-tuned on each by train.py and scored on the second half (PSNR-Y, whole images, fp32). They start from trained
-weights because stage 3 of the submission does, and because a fresh network learns in its first minutes what any
-photograph teaches. A seed draws the split, the random images and the order of the patches, so that differences are
-paired. Finished runs are kept in --work.
+halves: the k most similar, and k of which every query is dealt as many. They are compared with k random images and the
+k least similar ones: the weights --init are fine-tuned on each by train.py and scored on the second half (PSNR-Y, whole
+images, fp32). They start from trained weights because stage 3 of the submission does, and because a fresh network
+learns in its first minutes what any photograph teaches; weights that have not seen the pool show most. A seed draws the
+split, the random images and the order of the patches, so that differences are paired. Finished runs are kept in --work.
 """
 
 import argparse
@@ -27,19 +27,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
-from benchmarks.common import WEIGHTS, Image, file_sha256, open_network, publish, restorer, setting
+from benchmarks.common import WEIGHTS, file_sha256, open_network, publish, restorer, setting
 from benchmarks.render import RESULTS
 from benchmarks.short_runs import add_options, call, described, parse, scored_run, training_words
 from benchmarks.tables import CHOICES
 from evaluation.score import mean, score
-from image_data.geometry import cut_to_scale
 from image_data.pairs import Pair, load_pairs, match_lr
 from image_data.sources import expand
 from models.team08_HATFreq import PRESETS
 from models.team08_HATFreq.system import write_bytes
-from utils.resize import SCALE, imresize
+from utils.resize import SCALE
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The choices: all that is known of data_curation here are its commands and the files that they write
@@ -73,15 +71,20 @@ class Curation:
         words = ["--pool", features / "pool", "--evaluation", features / "queries", features / "guard"]
         call("-m", "data_curation.dedup", *words, "--workers", self.workers, "--out", self.work / "duplicates")
 
-    def ranking(self, seed: int, queries: list[str], count: int) -> tuple[list[str], list[str]]:
-        """What `data_curation.select` chooses for these LR images, and all that pass, the most similar first."""
+    def ranking(self, seed: int, queries: list[str], count: int, *words: object) -> tuple[list[str], list[str]]:
+        """What `data_curation.select` chooses for these LR images, and all that pass, the most similar first.
+
+        Args:
+            count: images to choose.
+            words: more for `data_curation.select`.
+        """
         folder, features = self.work / f"seed_{seed}", self.work / "features"
         folder.mkdir(parents=True, exist_ok=True)
         write_list(folder / "queries.txt", queries)
         self._embed(f"queries_{seed}", [folder / "queries.txt"])
-        words = ["--pool", features / "pool", "--queries", features / f"queries_{seed}", "--top_k", count]
-        words += ["--exclude", self.work / "duplicates" / "removed.txt", "--out", folder]
-        call("-m", "data_curation.select", *words)
+        words = ("--pool", features / "pool", "--queries", features / f"queries_{seed}", "--top_k", count, *words)
+        call("-m", "data_curation.select", *words, "--exclude", self.work / "duplicates" / "removed.txt",
+             "--out", folder)  # fmt: skip
         with (folder / "data_ldcc.csv").open(newline="", encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if row["rank"]]
         return [row["name"] for row in rows if row["chosen"] == "1"], [row["name"] for row in rows]
@@ -121,36 +124,13 @@ def halves(queries: Path, seed: int) -> tuple[list[str], list[Pair]]:
     return [lows[i].name for i in sorted(order[:half])], [pairs[i] for i in sorted(order[half:])]
 
 
-def choose(similar: list[str], ranked: list[str], seed: int, losses: dict[str, float]) -> dict[str, list[str]]:
-    """Choice -> names of as many images as `similar` has; the same ones for the same seed."""
-    count = len(similar)
+def choose(curation: Curation, seed: int, queries: list[str], count: int) -> dict[str, list[str]]:
+    """Choice -> names of `count` images; the same ones for the same seed."""
+    dealt, _ = curation.ranking(seed, queries, count, "--per_query", count // len(queries))
+    similar, ranked = curation.ranking(seed, queries, count)
     drawn = np.random.default_rng((seed, 1)).choice(len(ranked), count, replace=False)
-    hardest = sorted(ranked, key=lambda name: (-losses[name], name))[:count]
     random = [ranked[i] for i in sorted(drawn.tolist())]
-    return {"similar": similar, "random": random, "hardest": hardest, "dissimilar": ranked[-count:]}
-
-
-def pool_losses(pool: Sequence[Path], weights: Path, crop: int, file: Path) -> dict[str, float]:
-    """Name -> the weights' L1 loss (0 to 1) on the middle of every image, kept in a file.
-
-    Args:
-        crop: side of the middle part in HR pixels, or what the image has.
-    """
-    if not file.exists():
-        restore, losses = restorer(open_network(weights)), {}
-        images = [image for folder in pool for image in expand(str(folder))]
-        for image in tqdm(images, desc="losses of the pool", disable=not sys.stderr.isatty()):
-            gt = middle(image.read_rgb(), crop)
-            sr = restore(imresize(gt, 1 / SCALE))
-            losses[image.name] = float(np.abs(sr.astype(np.float64) - gt).mean() / 255)
-        write_bytes(file, json.dumps(losses).encode())
-    return json.loads(file.read_text(encoding="utf-8"))
-
-
-def middle(image: Image, side: int) -> Image:
-    """The middle of an image, `h w 3`, at most `side` pixels a side and a multiple of the scale."""
-    top, left = (max(0, length - side) // 2 for length in image.shape[:2])
-    return np.ascontiguousarray(cut_to_scale(image[top : top + side, left : left + side]))
+    return {"similar": similar, "quota": dealt, "random": random, "dissimilar": ranked[-count:]}
 
 
 def write_list(path: Path, names: list[str]) -> None:
@@ -190,12 +170,11 @@ def fine_tuned(args: argparse.Namespace, choice: str, seed: int, names: list[str
 def measure(args: argparse.Namespace, curation: Curation) -> tuple[list[dict[str, Any]], dict[str, dict[str, float]]]:
     """All runs, seed by seed; also which share of each choice comes from which folder, over all seeds."""
     curation.prepare()
-    kept = args.work / f"losses_{file_sha256(args.init)[:12]}_{args.loss_crop}.json"
-    losses, rows = pool_losses(curation.pool, args.init, args.loss_crop, kept), []
+    rows: list[dict[str, Any]] = []
     folders: dict[str, Counter[str]] = {choice: Counter() for choice in CHOICES}
     for seed in args.seeds:
         queries, scored = halves(curation.queries, seed)
-        chosen = choose(*curation.ranking(seed, queries, args.k), seed, losses)
+        chosen = choose(curation, seed, queries, args.k)
         rows.append({"seed": seed, "choice": "start", "psnr": psnr(args.init, scored)})
         for choice, names in chosen.items():
             folders[choice].update(Path(name).parent.name for name in names)
@@ -213,8 +192,8 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--queries", type=Path, required=True, help="evaluation set: a folder with HR and LRbicx4")
     add("--encoder", type=shlex.split, default=[], help="words for data_curation.embed; default: its own, CLIP")
     add("--init", type=Path, default=WEIGHTS, help="weights to start from (default: the shipped light ones)")
+    add("--seen", default="they may have seen the pool", help="what --init was trained on, for the results")
     add("--k", type=int, default=100, help="images to train on (default %(default)s)")
-    add("--loss_crop", type=int, default=192, help="HR pixels a side that losses are taken on (default %(default)s)")
     add("--curation_workers", type=int, default=1, help="processes of data_curation (default %(default)s)")
     add("--out", type=Path, default=RESULTS / "selection.json", help="results file (default: %(default)s)")
     add_options(parser, steps=300, lr=2e-4)
@@ -236,7 +215,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv,
         args.init,
         data=f"{args.queries.name}: one half, drawn by the seed, is what the selection sees, the other is scored",
-        training=f"{args.k} images; {described(args)}; from the weights below, which may have seen the pool",
+        training=f"{args.k} images; {described(args)}; from the weights below ({args.seen})",
         seeds=", ".join(map(str, args.seeds)),
         tile="whole images",
         precision="fp32",

@@ -32,8 +32,8 @@ ARMS = {  # of benchmarks/budget.py
 }
 CHOICES = {
     "similar": "chosen by data_curation",
+    "quota": "chosen with a quota for every query",
     "random": "random",
-    "hardest": "highest loss",
     "dissimilar": "least similar",
 }
 Result = dict[str, Any]

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 import train
 from benchmarks import selection, short_runs
-from benchmarks.selection import choose, halves, middle
+from benchmarks.selection import Curation, choose, halves
 from data_curation import dedup, embed, select
 from models.team08_HATFreq import HATFreq, override
 from models.team08_HATFreq.image_io import read_rgb, write_png
@@ -85,10 +85,12 @@ def run(folders: Path) -> list[dict[str, Any]]:
 @pytest.mark.usefixtures("one_thread")
 def test_every_choice_is_trained_on_and_scored(folders: Path, calls: list[list[str]]) -> None:
     rows = run(folders)
-    assert [row["choice"] for row in rows] == ["start", "similar", "random", "hardest", "dissimilar"] * 2
+    assert [row["choice"] for row in rows] == ["start", "similar", "quota", "random", "dissimilar"] * 2
     assert len({row["psnr"] for row in rows}) > 4 and all(10 < row["psnr"] < 60 for row in rows)
+    dealt = [words for words in calls if "--per_query" in words]
+    assert len(dealt) == 2 and all(words[words.index("--per_query") + 1] == "1" for words in dealt)
     lists = {path.stem: path.read_text().split() for path in folders.glob("work/seed_0/*.txt")}
-    assert {Path(name).stem for name in lists["hardest"]} <= {"4", "5", "6", "7"}  # noise cannot be restored
+    assert all(len(lists[choice]) == 2 for choice in ("similar", "quota", "random", "dissimilar"))
     assert not set(lists["similar"]) & set(lists["dissimilar"])
     trained = [words[: words.index("--data")] for words in calls if words[0] == "train.py"]
     assert len(trained) == 8 and len({tuple(words) for words in trained}) == 2  # only the seeds' settings differ
@@ -108,22 +110,18 @@ def test_what_is_scored_was_not_seen(folders: Path) -> None:
     assert halves(folders / "set", 0)[0] == halves(folders / "set", 0)[0]
 
 
-def test_choices_are_drawn_by_the_seed() -> None:
+def test_choices_are_drawn_by_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     names = [str(n) for n in range(20)]
-    losses = {name: float(name) for name in names}
-    found = choose(names[:3], names, 0, losses)
-    assert found["hardest"] == ["19", "18", "17"] and found["dissimilar"] == names[-3:]
-    assert (
-        found["random"]
-        == choose(names[:3], names, 0, losses)["random"]
-        != choose(names[:3], names, 1, losses)["random"]
-    )
 
+    def ranking(self: Curation, seed: int, queries: list[str], count: int, *words: object) -> tuple[Any, Any]:
+        return (["7", "8", "9"] if words == ("--per_query", 1) else names[:3]), names
 
-def test_the_middle_is_cut_to_the_scale() -> None:
-    image = np.arange(50 * 31 * 3, dtype=np.uint16).reshape(50, 31, 3).astype(np.uint8)
-    assert middle(image, 32).shape == (32, 28, 3)
-    assert np.array_equal(middle(image, 32), image[9:41, :28])
+    monkeypatch.setattr(Curation, "ranking", ranking)
+    curation = Curation((), Path(), (), Path(), 1)
+    found = choose(curation, 0, ["a", "b"], 3)
+    assert (found["similar"], found["quota"], found["dissimilar"]) == (names[:3], ["7", "8", "9"], names[-3:])
+    again, other = (choose(curation, seed, ["a", "b"], 3)["random"] for seed in (0, 1))
+    assert found["random"] == again != other and len(set(again)) == 3
 
 
 def test_a_command_that_fails_ends_the_benchmark(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
