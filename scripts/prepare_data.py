@@ -5,7 +5,7 @@
     python -m scripts.prepare_data shards datasets/ImageNet/train.txt --out datasets/ImageNet/shards
     python -m scripts.prepare_data parquet s3://bucket/LSDIR --out datasets/LSDIR/shards
 
-Images are named as for train.py: folders, `folder/**`, lists, tar shards. See docs/data.md.
+Images are named as for train.py: folders, `folder/**`, lists, tar shards, or addresses of them. See docs/data.md.
 """
 
 import argparse

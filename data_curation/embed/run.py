@@ -174,7 +174,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         prog="data_curation.embed", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("images", nargs="+", help="folders, folder/**, lists, tar shards or image files")
+    add("images", nargs="+", help="folders, folder/**, lists, tar shards, image files, or addresses (s3://...)")
     add("--out", type=Path, required=True, help="the features folder")
     add("--known", type=Path, nargs="+",
         help="features folders of other images: what they hold, by its bytes, is left out")  # fmt: skip
