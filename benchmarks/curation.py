@@ -469,11 +469,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="copies: held-out kinds of every n-th of these",
     )
     add("--count", type=int, default=100, help="cost, recall: images (default %(default)s)")
-    add("--sizes", type=int, nargs="+", default=[10_000, 100_000], help="cost: pools of random keypoints")
-    add("--hashes", type=int, nargs="+", default=[1_000_000, 5_000_000, 20_000_000],
+    add("--sizes", type=int, nargs="+", default=[2000, 8000], help="cost: pools of random keypoints")
+    add("--hashes", type=int, nargs="+", default=[1_000_000, 5_000_000, 10_000_000],
         help="cost: pools of random perceptual hashes")  # fmt: skip
-    add("--pools", type=int, nargs="+", default=[10_000, 100_000, 1_000_000],
-        help="cost: pools of random embeddings")  # fmt: skip
+    add("--pools", type=int, nargs="+", default=[10_000, 40_000], help="cost: pools of random embeddings")
     add("--pool", type=int, default=2_000_000, help="select: embeddings (default %(default)s)")
     add("--rounds", type=int, default=2, help="select: runs of each way (default %(default)s)")
     args = parser.parse_args(argv)
