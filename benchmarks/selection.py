@@ -71,17 +71,22 @@ class Curation:
         words = ["--pool", features / "pool", "--evaluation", features / "queries", features / "guard"]
         call("-m", "data_curation.dedup", *words, "--workers", self.workers, "--out", self.work / "duplicates")
 
-    def ranking(self, seed: int, queries: list[str], count: int, *words: object) -> tuple[list[str], list[str]]:
-        """What `data_curation.select` chooses for these LR images, and all that pass, the most similar first.
-
-        Args:
-            count: images to choose.
-            words: more for `data_curation.select`.
-        """
-        folder, features = self.work / f"seed_{seed}", self.work / "features"
+    def look(self, seed: int, queries: list[str]) -> None:
+        """Embed the LR images that a seed's choices are made for."""
+        folder = self.work / f"seed_{seed}"
         folder.mkdir(parents=True, exist_ok=True)
         write_list(folder / "queries.txt", queries)
         self._embed(f"queries_{seed}", [folder / "queries.txt"])
+
+    def ranking(self, seed: int, name: str, count: int, *words: object) -> tuple[list[str], list[str]]:
+        """What `data_curation.select` chooses for a seed's LR images, and all that pass, the most similar first.
+
+        Args:
+            name: of its folder.
+            count: images to choose.
+            words: more for `data_curation.select`.
+        """
+        folder, features = self.work / f"seed_{seed}" / name, self.work / "features"
         words = ("--pool", features / "pool", "--queries", features / f"queries_{seed}", "--top_k", count, *words)
         call("-m", "data_curation.select", *words, "--exclude", self.work / "duplicates" / "removed.txt",
              "--out", folder)  # fmt: skip
@@ -96,7 +101,7 @@ class Curation:
     def flow(self, seed: int) -> dict[str, int]:
         """How many images each step of the selection saw and let pass."""
         found = json.loads((self.work / "duplicates" / "duplicates.json").read_text())["counts"]
-        chosen = json.loads((self.work / f"seed_{seed}" / "data_ldcc.json").read_text())["counts"]
+        chosen = json.loads((self.work / f"seed_{seed}" / "similar" / "data_ldcc.json").read_text())["counts"]
         return {
             "pool": found["pool"],
             "readable": found["readable"],
@@ -126,8 +131,9 @@ def halves(queries: Path, seed: int) -> tuple[list[str], list[Pair]]:
 
 def choose(curation: Curation, seed: int, queries: list[str], count: int) -> dict[str, list[str]]:
     """Choice -> names of `count` images; the same ones for the same seed."""
-    dealt, _ = curation.ranking(seed, queries, count, "--per_query", count // len(queries))
-    similar, ranked = curation.ranking(seed, queries, count)
+    curation.look(seed, queries)
+    similar, ranked = curation.ranking(seed, "similar", count)
+    dealt, _ = curation.ranking(seed, "quota", count, "--per_query", count // len(queries))
     drawn = np.random.default_rng((seed, 1)).choice(len(ranked), count, replace=False)
     random = [ranked[i] for i in sorted(drawn.tolist())]
     return {"similar": similar, "quota": dealt, "random": random, "dissimilar": ranked[-count:]}

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from image_data.sources import ImageFile
+from image_data.sources import ImageFile, why
 from image_data.workers import in_order
 from models.team08_HATFreq.image_io import ImageError, size_of
 
@@ -37,7 +37,7 @@ def read_header(image: ImageFile) -> Header:
         status = image.path.stat()
         height, width = size_of(image.name, image.content() if image.member or image.remote else None)
     except OSError as error:
-        return Header(fault=f"{image.name} cannot be read ({error.strerror}): restore it")
+        return Header(fault=f"{image.name} cannot be read ({why(error)}): restore it")
     except ImageError as error:
         return Header(fault=str(error))
     return Header(height, width, image.size or status.st_size, status.st_mtime_ns)

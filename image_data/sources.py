@@ -75,9 +75,10 @@ class ImageFile:
                 with self.path.open("rb") as shard:
                     shard.seek(self.offset)
                     found = shard.read(self.size)
-        except Exception as error:  # packages of object stores raise others than OSError
-            reason = getattr(error, "strerror", None) or error
-            raise ImageError(f"{self.name} cannot be read ({reason}): restore it") from error
+        except Exception as error:
+            if not self.remote and not isinstance(error, OSError):  # packages of object stores raise others too
+                raise
+            raise ImageError(f"{self.name} cannot be read ({why(error)}): restore it") from error
         if len(found) < self.size:
             raise ImageError(f"{self.name} is cut short: copy or download the shard again")
         return found
@@ -89,6 +90,11 @@ class ImageFile:
             ImageError: it cannot be read as an opaque image; names it.
         """
         return read_rgb(self.name, self.content())
+
+
+def why(error: Exception) -> str:
+    """What a file system says of an error; fsspec's have no words of their own but the name."""
+    return getattr(error, "strerror", None) or f"{type(error).__name__} {error}"
 
 
 class ImageList(Sequence[ImageFile]):
@@ -236,18 +242,12 @@ def _expand(word: str, images: ImageList, shards: dict[Path, dict[str, ImageFile
     elif path.name == TREE:
         if not path.parent.is_dir():
             raise DataError(f"{path.parent} is not a folder: give a folder of images")
-        if ADDRESS in word:
-            _add_files(path.parent.rglob("*"), images)
-        else:
-            _add_folder(str(path.parent), images, visited=set())
+        _add_folder(str(path.parent), images, visited=set())
     elif ADDRESS in word and "*" in path.name:
         for file in sorted(map(str, path.parent.glob(path.name))):
             _expand(file, images, shards, in_list)
     elif path.is_dir():
-        if ADDRESS in word:
-            _add_files(path.iterdir(), images)
-        else:
-            _add_folder(str(path), images)
+        _add_folder(str(path), images)
     elif not path.exists():
         raise DataError(f"{word} does not exist: give a folder of images, a list of them or a tar shard")
     elif path.suffix.lower() == ".tar":
@@ -263,16 +263,17 @@ def _expand(word: str, images: ImageList, shards: dict[Path, dict[str, ImageFile
         _add_listed(path, images, shards)
 
 
-def _add_files(files: Iterable[Path], images: ImageList) -> None:
-    for name in sorted(str(file) for file in files if _is_image(file.name)):
-        images.add(name)
-
-
 def _add_folder(folder: str, images: ImageList, visited: set[tuple[int, int]] | None = None) -> None:
     """Append a folder's images by name; those of its sub-folders too where `visited` collects them.
 
     Links to folders are followed. A folder that several links lead to counts once, so that a loop ends.
     """
+    if ADDRESS in folder:  # no links there, and one request lists a whole tree
+        root = located(folder)
+        names = [str(file) for file in (root.iterdir() if visited is None else root.rglob("*")) if _is_image(file.name)]
+        for name in sorted(names, key=lambda name: name.split("/")):  # folder by folder, as on a disk
+            images.add(name)
+        return
     try:
         if visited is not None:
             status = os.stat(folder)
@@ -295,7 +296,7 @@ def _add_listed(path: Path, images: ImageList, shards: dict[Path, dict[str, Imag
     try:
         text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")  # names are bytes on Linux
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}): give a text file, one image a line") from error
+        raise DataError(f"{path} cannot be read ({why(error)}): give a text file, one image a line") from error
     if "\0" in text:
         raise DataError(f"{path} is not a list of images: give a text file, one image a line")
     for number, line in enumerate(map(str.strip, text.split("\n")), start=1):

@@ -22,6 +22,7 @@ from data_curation.select import score_pool
 from image_data.mixture import open_source, read_image_weights
 from image_data.sources import ImageFile, ImageList, expand
 from models.team08_HATFreq.image_io import write_png
+from scripts import prepare_data
 from training.audit import audit
 
 # Eighths have few bits: the scores below are exact.
@@ -307,6 +308,23 @@ def test_a_list_moves_along_with_its_folder(tmp_path, made):
     data.rename(tmp_path / "another machine")
     source = open_source(str(tmp_path / "another machine" / "ldcc" / "data_ldcc.txt"))
     assert len(audit([source], 16, {}, False, None).photographs) == 3
+
+
+def test_addresses_stay_as_they_are_and_are_trained_on(tmp_path, made):
+    rng = np.random.default_rng(0)
+    for name in "abc":
+        write_png(tmp_path / f"{name}.png", rng.integers(0, 256, (64, 64, 3), np.uint8))
+    names = [f"file://{tmp_path}/{name}.png" for name in "abc"]
+    write_names(tmp_path / "p", POOL[:3], names)
+    words = [*made, "--pool", str(tmp_path / "p"), "--top_k", "2", "--relative", "--trained_on", names[1]]
+    select.main(words)
+    assert listed(tmp_path / "out") == [names[0], names[2]]
+    source = open_source(str(tmp_path / "out" / "data_ldcc.txt"))
+    assert len(audit([source], 16, {}, False, None).photographs) == 2
+    prepare_data.main(["shards", str(tmp_path / "out" / "data_ldcc.txt"), "--out", str(tmp_path / "local")])
+    fetched = expand(str(tmp_path / "local" / "shards.txt"))
+    assert [image.content() for image in fetched] == [(tmp_path / f"{name}.png").read_bytes() for name in "ac"]
+    assert not any(image.remote for image in fetched)
 
 
 def test_images_that_are_trained_on_anyway_are_left_out(tmp_path, made):

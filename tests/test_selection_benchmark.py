@@ -113,10 +113,11 @@ def test_what_is_scored_was_not_seen(folders: Path) -> None:
 def test_choices_are_drawn_by_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     names = [str(n) for n in range(20)]
 
-    def ranking(self: Curation, seed: int, queries: list[str], count: int, *words: object) -> tuple[Any, Any]:
+    def ranking(self: Curation, seed: int, name: str, count: int, *words: object) -> tuple[Any, Any]:
         return (["7", "8", "9"] if words == ("--per_query", 1) else names[:3]), names
 
     monkeypatch.setattr(Curation, "ranking", ranking)
+    monkeypatch.setattr(Curation, "look", lambda self, seed, queries: None)
     curation = Curation((), Path(), (), Path(), 1)
     found = choose(curation, 0, ["a", "b"], 3)
     assert (found["similar"], found["quota"], found["dissimilar"]) == (names[:3], ["7", "8", "9"], names[-3:])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from image_data.headers import read_header
-from image_data.sources import ADDRESS, DataError, ImageFile, ImageList, expand
+from image_data.sources import ADDRESS, DataError, ImageFile, ImageList, expand, located
 from models.team08_HATFreq.image_io import ImageError, write_png
 
 
@@ -171,6 +171,8 @@ def test_an_image_list_is_a_sequence_of_files(tree: Path, shard: Path) -> None:
 def test_an_address_stands_for_what_the_path_does(form: str, tree: Path, shard: Path, tmp_path: Path) -> None:
     """fsspec's own local files, so that it is its code that opens, lists and reads."""
     write_png(tree / "0.png", noise(9))
+    (tree / "a-b").mkdir()
+    write_png(tree / "a-b" / "0.png", noise(8))  # by name alone before a/0.png
     (tmp_path / "list.txt").write_text(f"# two\ntree/a/1.png\nfile://{shard}\n")
     local = expand(str(shard if form == "*.tar" else tmp_path / form))
     found = expand(f"file://{tmp_path}/{form}")
@@ -199,6 +201,9 @@ def test_addresses_that_lead_nowhere_are_refused(shard: Path, tmp_path: Path, mo
     os.truncate(shard, image.offset + 1)
     with pytest.raises(ImageError, match=f"{address}/shard-0.tar::.* is cut short"):
         image.content()
+    assert read_header(ImageFile(located(f"{address}/none.png"))).fault.startswith(
+        f"{address}/none.png cannot be read ("
+    )
     shard.unlink()
     with pytest.raises(ImageError, match=f"{address}/shard-0.tar::.* cannot be read .*restore it"):
         image.content()

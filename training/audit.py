@@ -23,7 +23,7 @@ from image_data.degradation import SCALE
 from image_data.geometry import cut_to_scale, fits
 from image_data.mixture import Source
 from image_data.pairs import same_content
-from image_data.sources import MAX_LISTED, DataError, ImageFile, ImageList
+from image_data.sources import MAX_LISTED, DataError, ImageFile, ImageList, why
 from models.team08_HATFreq.image_io import ImageError, read_picture
 from models.team08_HATFreq.system import atomic_write
 from training.photographs import DIGEST, LISTS, ROW, Image, Photographs, canonical_hash, digest, stamp_of
@@ -291,7 +291,7 @@ def _read(file: ImageFile) -> tuple[Image, int]:
         if not stat.S_ISREG(file.path.stat().st_mode):
             raise ImageError(f"{file.name} is not a file that can be read: take it out of the folder")
     except OSError as error:
-        raise ImageError(f"{file.name} cannot be read ({error.strerror}): restore it") from error
+        raise ImageError(f"{file.name} cannot be read ({why(error)}): restore it") from error
     content = file.content()
     picture = read_picture(file.name, content)
     if picture.alpha is not None:

@@ -32,7 +32,9 @@ _TRIED = 400  # pairs of like keypoints of two images looked at, evenly: more th
 _KEYS, _KEY_BITS = 16, (21, 32)  # the second: least and most bits of a key
 _UNDER_KEY = 4  # hashes under one key, on average
 _DEAL = np.array([np.random.RandomState(seed).permutation(8 * BYTES) for seed in range(_KEYS)])  # bits, the first count
-_MIX = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F], np.uint64)  # odd: what tells two keys apart, tells products
+_MIX = np.array(
+    [0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F], np.uint64
+)  # odd factors of a key's hash: equal by chance only adds pairs to compare
 _BLOCK = 1 << 20  # hashes looked up, and pairs compared, at a time
 
 Shared = dict[tuple[int, int], int]  # (image, image) -> keypoints that they share

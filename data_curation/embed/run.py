@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from data_curation.embed.encoders import EncoderError
 from data_curation.embed.shards import Done, bytes_of, embed_here, fingerprint, make_encoder
@@ -31,7 +30,7 @@ from models.team08_HATFreq.image_io import ImageError
 from models.team08_HATFreq.system import make_folder, write_bytes
 
 
-class Shards(Sequence[list[ImageFile]]):
+class CutList(Sequence[list[ImageFile]]):
     """Images cut into shards by their order; a shard's references are made when it is asked for."""
 
     def __init__(self, images: ImageList, size: int) -> None:
@@ -55,17 +54,12 @@ def images_of(words: Sequence[str]) -> ImageList:
     for word in words:
         images.extend(expand(word if ADDRESS in word else str(Path(word).absolute())))
     hashes = np.fromiter((hash(image.name) for image in images), np.int64, len(images))  # names take ten times as much
-    again = np.isin(hashes, duplicated(hashes))
-    twice = [name for name, times in Counter(images[row].name for row in np.flatnonzero(again)).items() if times > 1]
+    _, place, count = np.unique(hashes, return_inverse=True, return_counts=True)
+    alike = Counter(images[row].name for row in np.flatnonzero(count[place] > 1))
+    twice = [name for name, times in alike.items() if times > 1]
     if twice:
         raise DataError(f"{len(twice)} images are named twice, {twice[0]} first: give each folder, list or shard once")
     return images
-
-
-def duplicated(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Those that occur several times."""
-    found, times = np.unique(numbers, return_counts=True)
-    return found[times > 1]
 
 
 def not_known(images: ImageList, folders: Sequence[Path], settings: Settings) -> ImageList:
@@ -145,7 +139,7 @@ def run(args: argparse.Namespace) -> None:
     if args.known:
         images = not_known(images, args.known, settings)
         settings = replace(settings, images=len(images))
-    shards = Shards(images, args.shard_size)
+    shards = CutList(images, args.shard_size)
     prepare(args.out, settings, write=rank == 0)
     todo = unfinished(args.out, settings, shards, range(rank, len(shards), world))
     work = embed_by_ray(args, settings, shards, todo) if args.ray else embed_here(encoder, args, settings, shards, todo)
