@@ -12,7 +12,6 @@ photographs are split in halves: thresholds are fitted on the first.
 
 import argparse
 import csv
-import resource
 import tempfile
 import time
 from collections import defaultdict
@@ -26,7 +25,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.common import BENCH, Image, in_child, maxrss_bytes, publish, setting
+from benchmarks.common import BENCH, Image, in_child, publish, setting
 from benchmarks.planted_copies import HELD_OUT, KINDS, plant
 from benchmarks.render import RESULTS
 from data_curation import dedup, embed, select
@@ -50,7 +49,7 @@ from data_curation.embed.phash import distance, phash8
 from data_curation.features import SETTINGS, Features, Record, Settings, normalised, write_shard
 from data_curation.neighbours import by_name, nearest
 from models.team08_HATFreq.image_io import list_images, read_rgb, write_png
-from models.team08_HATFreq.system import write_bytes
+from models.team08_HATFreq.system import peak_memory, write_bytes
 
 SETS = ("Set5", "Set14", "BSD100")
 MAX_WRONG = 0.002  # of the photographs
@@ -232,7 +231,7 @@ def measure_cost(args: argparse.Namespace) -> None:
     rows += [in_child(near_by_hashes, size) for size in args.hashes]
     with tempfile.TemporaryDirectory(dir=args.work) as folder:
         for size in args.pools:
-            make_pool(Path(folder) / str(size), size)
+            in_child(make_pool, Path(folder) / str(size), size)
             rows += [in_child(way, Path(folder) / str(size)) for way in (near_by_cells, scored)]
     data = f"{len(images)} photographs of 481x321, {len(evaluation)} evaluation images"
     print(publish(args.out, "curation_cost", rows, setting(args.argv, packages=PACKAGES, data=data)))
@@ -245,7 +244,7 @@ def look_up_within(size: int) -> Row:
     for one in pool:
         one["code"] = rng.integers(0, 256, one["code"].shape, dtype=np.uint8)
     row = cost(f"an image looked up in a pool of {size:,}", size, lambda: sharing_within(pool))
-    return row | {"peak_bytes": maxrss_bytes(resource.getrusage(resource.RUSAGE_SELF))}
+    return row | {"peak_bytes": peak_memory(None)[0]}
 
 
 def make_pool(folder: Path, count: int) -> None:
@@ -275,7 +274,7 @@ def near_by_cells(folder: Path, sample: int = 2000) -> Row:
     limits, found = Limits(), list[tuple[int, int]]()
     row = cost(f"near embeddings in {len(pool):,}", len(pool),
                lambda: found.extend(neighbours_by_cells(pool, limits.nearest, limits.cosine)))  # fmt: skip
-    row["peak_bytes"] = maxrss_bytes(resource.getrusage(resource.RUSAGE_SELF))
+    row["peak_bytes"] = peak_memory(None)[0]
     rows = np.random.default_rng(1).permutation(len(pool) // 2)[:sample]
     near = nearest(pool.shards(), pool.vectors(rows), limits.nearest + 1, limits.cosine)
     exact = {(int(one), int(mine)) for mine, (partners, _) in zip(rows, near, strict=True) for one in partners} - {
@@ -292,7 +291,7 @@ def near_by_hashes(size: int, sample: int = 2000) -> Row:
     index, both = (step["cpu_seconds"] for step in steps)
     seconds = index + (both - index) * size / sample
     row: Row = {"step": f"near hashes in {size:,}", "count": size, "cpu_seconds": seconds}
-    return row | {"peak_bytes": maxrss_bytes(resource.getrusage(resource.RUSAGE_SELF))}
+    return row | {"peak_bytes": peak_memory(None)[0]}
 
 
 def scored(folder: Path) -> Row:
@@ -300,7 +299,7 @@ def scored(folder: Path) -> Row:
     pool = Features(folder)
     queries = pool.vectors(range(QUERIES))
     row = cost(f"scored, {len(pool):,}", len(pool), lambda: select.score_pool(pool.shards(), len(pool), queries))
-    return row | {"peak_bytes": maxrss_bytes(resource.getrusage(resource.RUSAGE_SELF))}
+    return row | {"peak_bytes": peak_memory(None)[0]}
 
 
 def cost(step: str, count: int, work: Callable[[], object]) -> Row:
@@ -428,7 +427,7 @@ def run_way(way: str, folder: Path) -> tuple[float, int, Ranking]:
     """Seconds, peak of the process's memory, and the ranking."""
     began = time.perf_counter()
     ranking = WAYS[way](folder)
-    return time.perf_counter() - began, maxrss_bytes(resource.getrusage(resource.RUSAGE_SELF)), ranking
+    return time.perf_counter() - began, peak_memory(None)[0], ranking
 
 
 def measure_select(args: argparse.Namespace) -> None:
