@@ -84,8 +84,8 @@ def step_seconds(args: argparse.Namespace, arm: str) -> float:
 
 def steps_of(args: argparse.Namespace, arm: str) -> list[int]:
     """The steps of an arm's stages that the budget pays for."""
-    # The EMA and the stages' losses take no time that could be measured: those arms get the steps of the base.
-    timed = BASE if arm in ("ema_longer", "l1_end", "mse_end") else arm
+    # The EMA, a teacher's files and the stages' losses take no time that could be measured: the steps are the base's.
+    timed = BASE if arm in ("ema_longer", "teacher", "l1_end", "mse_end") else arm
     steps = max(2, round(args.minutes * 60 / step_seconds(args, timed)))
     last = max(1, round(LAST_STAGE * steps))
     return [steps] if len(WORDS[arm]) == 1 else [steps - last, last]

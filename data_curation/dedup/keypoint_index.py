@@ -83,8 +83,8 @@ def sharing_within(pool: list[NDArray[np.void]], size: int = 0) -> Shared:
         pool: `n` of HASHED each.
         size: images of the whole pool, of which this is a part.
     """
-    images, keypoints = _flat(pool)
-    codes = np.ascontiguousarray(keypoints["code"]).view("<u8")  # n 2
+    images, starts = _numbers(pool), np.cumsum([0, *map(len, pool)])
+    codes = np.concatenate([*(image["code"] for image in pool), np.empty((0, BYTES), np.uint8)]).view("<u8")  # n 2
     hits: list[list[NDArray[np.int64]]] = [[], []]
     for mask in key_masks(len(codes) * size // len(pool) if size else len(codes)):
         keys = _keys(codes, mask)
@@ -96,7 +96,7 @@ def sharing_within(pool: list[NDArray[np.void]], size: int = 0) -> Shared:
     for variant, near in zip(WITHIN, hits, strict=True):
         ours, theirs = np.unique(np.concatenate([*near, np.empty((0, 2), np.int64)]), axis=0).T
         for one, other, mine, others in _by_pair(images, images, ours, theirs, POOL_SHARED):
-            shared = _count(keypoints[mine], keypoints[others], variant)
+            shared = _count(pool[one][mine - starts[one]], pool[other][others - starts[other]], variant)
             if shared >= POOL_SHARED:
                 found[one, other] = max(shared, found.get((one, other), 0))
     return found
@@ -126,8 +126,12 @@ def shared_keypoints(ours: NDArray[np.void], theirs: NDArray[np.void], variants:
 
 def _flat(images: list[NDArray[np.void]]) -> tuple[NDArray[np.int32], NDArray[np.void]]:
     """The image of every keypoint, and all keypoints."""
-    numbers = np.repeat(np.arange(len(images), dtype=np.int32), [len(image) for image in images])
-    return numbers, np.concatenate([*images, np.empty(0, HASHED)])
+    return _numbers(images), np.concatenate([*images, np.empty(0, HASHED)])
+
+
+def _numbers(images: list[NDArray[np.void]]) -> NDArray[np.int32]:
+    """The image of every keypoint."""
+    return np.repeat(np.arange(len(images), dtype=np.int32), [len(image) for image in images])
 
 
 def _near(
