@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from benchmarks.render import render
+from data_curation.workers import start_worker
 from evaluation.score import restore_uint8
 from image_data.pairs import Pair, load_pairs
 from models.team08_HATFreq import HATConfig, HATFreq
@@ -98,8 +99,8 @@ def reference_hat(config: HATConfig) -> nn.Module:
 
 
 def in_child(function: Callable[..., T], *args: Any) -> T:
-    """Call a function of a module in a process of its own: a process's peak of memory never falls."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    """Call a function of a module in a process of its own, which ends with this one: a peak of memory never falls."""
+    with ProcessPoolExecutor(1, get_context("spawn"), start_worker) as pool:
         return pool.submit(function, *args).result()
 
 

@@ -23,6 +23,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from benchmarks.common import BENCH, Image, in_child, publish, setting
@@ -44,6 +45,7 @@ from data_curation.dedup.keypoint_index import (
 )
 from data_curation.dedup.registration import COUNT, view
 from data_curation.embed.decode import measure
+from data_curation.embed.encoders import backbone_encoder
 from data_curation.embed.keypoints import HASHED, POOL_COUNT, find_keypoints, hashed
 from data_curation.embed.phash import distance, phash8
 from data_curation.features import SETTINGS, Features, Record, Settings, normalised, write_shard
@@ -52,6 +54,8 @@ from models.team08_HATFreq.image_io import list_images, read_rgb, write_png
 from models.team08_HATFreq.system import peak_memory, write_bytes
 
 SETS = ("Set5", "Set14", "BSD100")
+ALEXNET = BENCH.parents[1] / "iqa" / "alexnet_features.safetensors"
+CROP = 128  # pixels a side, of the crops
 MAX_WRONG = 0.002  # of the photographs
 KNOWN = "302003"  # the BSDS training photograph that Set5's woman is
 PACKAGES = ("numpy", "opencv-python-headless", "faiss-cpu")
@@ -110,8 +114,7 @@ def plant_all(sources: list[Path], photographs: list[Path], folder: Path, step: 
 
 def run_commands(work: Path, workers: int, pool: list[Path], sides: dict[str, list[Path]]) -> Path:
     """Embed and deduplicate as scripts/build_data_ldcc.sh does; returns duplicates.csv."""
-    weights = BENCH.parents[1] / "iqa" / "alexnet_features.safetensors"
-    encoder = ["--backbone", "alexnet", "--weights", str(weights), "--workers", str(workers), "--shard_size", "500"]
+    encoder = ["--backbone", "alexnet", "--weights", str(ALEXNET), "--workers", str(workers), "--shard_size", "500"]
     for name, images in {"pool": pool, **sides}.items():
         write_bytes(work / f"{name}.txt", "".join(f"{path}\n" for path in images).encode())
         words = [str(work / f"{name}.txt"), "--out", str(work / f"features_{name}")]
@@ -230,6 +233,9 @@ def measure_cost(args: argparse.Namespace) -> None:
     rows += [in_child(look_up_within, size) for size in args.sizes]
     rows += [in_child(near_by_hashes, size) for size in args.hashes]
     with tempfile.TemporaryDirectory(dir=args.work) as folder:
+        if args.crops:
+            in_child(make_crops, Path(folder) / "crops", args.crops)
+            rows.append(in_child(near_by_cells, Path(folder) / "crops", 2000, "near crops, by AlexNet,"))
         for size in args.pools:
             in_child(make_pool, Path(folder) / str(size), size)
             rows += [in_child(way, Path(folder) / str(size)) for way in (near_by_cells, scored)]
@@ -257,7 +263,7 @@ def make_pool(folder: Path, count: int) -> None:
     noise = np.sqrt(1 / rng.uniform(0.95, 1, quarter).astype(np.float32) ** 2 - 1)[:, None]  # cosines of 0.95 to 1
     vectors[quarter : 2 * quarter] = vectors[:quarter] + noise * vectors[-quarter:]
     folder.mkdir(parents=True)
-    settings = Settings("synthetic:none", "none", 1, DIMENSION, "fp32", ("synthetic",), SHARD, count)
+    settings = Settings("benchmark:none", "none", 1, DIMENSION, "fp32", ("benchmark",), SHARD, count)
     write_bytes(folder / SETTINGS, settings.encode())
     for number, start in enumerate(range(0, count, SHARD)):
         part = range(start, min(start + SHARD, count))
@@ -268,11 +274,28 @@ def make_pool(folder: Path, count: int) -> None:
         write_shard(folder, number, normalised(vectors[part.start : part.stop]), records, [], settings, "")
 
 
-def near_by_cells(folder: Path, sample: int = 2000) -> Row:
+def make_crops(folder: Path, count: int) -> None:
+    """A features folder of AlexNet's embeddings of random crops of the training photographs: real ones, in groups."""
+    torch.set_num_threads(1)
+    alexnet = backbone_encoder("alexnet", ALEXNET, torch.device("cpu"), bf16=False, batch=64)
+    paths = [path for one in sorted((BENCH.parent / "train").iterdir()) if one.is_dir() for path in list_images(one)]
+    rng, crops, vectors = np.random.default_rng(0), list[Image](), []
+    for number, path in enumerate(paths, start=1):
+        rgb = read_rgb(path)
+        for _ in range(-(-count // len(paths))):
+            top, left = (int(rng.integers(0, side - CROP + 1)) for side in rgb.shape[:2])
+            crops.append(rgb[top : top + CROP, left : left + CROP].copy())
+        while len(crops) >= alexnet.batch or (crops and number == len(paths)):
+            vectors.append(alexnet.embed(np.stack(crops[: alexnet.batch])))
+            del crops[: alexnet.batch]
+    _write_features(folder, 0, normalised(np.concatenate(vectors)[:count]), 0, count)
+
+
+def near_by_cells(folder: Path, sample: int = 2000, step: str = "near embeddings") -> Row:
     """The embeddings' neighbours within a pool; recall of the pairs that an exact search of a sample finds."""
     pool = Features(folder)
     limits, found = Limits(), list[tuple[int, int]]()
-    row = cost(f"near embeddings in {len(pool):,}", len(pool),
+    row = cost(f"{step} in {len(pool):,}", len(pool),
                lambda: found.extend(neighbours_by_cells(pool, limits.nearest, limits.cosine)))  # fmt: skip
     row["peak_bytes"] = peak_memory(None)[0]
     rows = np.random.default_rng(1).permutation(len(pool) // 2)[:sample]
@@ -374,7 +397,7 @@ def make_features(folder: Path, count: int) -> None:
 
 def _write_features(folder: Path, number: int, vectors: NDArray[np.float16], start: int, count: int) -> None:
     folder.mkdir(exist_ok=True)
-    settings = Settings("synthetic:none", "none", 1, DIMENSION, "fp32", ("synthetic",), SHARD, count)
+    settings = Settings("benchmark:none", "none", 1, vectors.shape[1], "fp32", ("benchmark",), SHARD, count)
     write_bytes(folder / SETTINGS, settings.encode())
     one = Record("", 480, 480, 400_000, "", [0] * 8, 1, 100, bytes(768), b"")
     names = [f"/{folder.name}/{start + row:09}.png" for row in range(len(vectors))]
@@ -472,6 +495,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--hashes", type=int, nargs="+", default=[1_000_000, 5_000_000, 10_000_000],
         help="cost: pools of random perceptual hashes")  # fmt: skip
     add("--pools", type=int, nargs="+", default=[10_000, 40_000], help="cost: pools of random embeddings")
+    add("--crops", type=int, default=20_000, help="cost: crops of photographs, embedded by AlexNet; 0: none")
     add("--pool", type=int, default=2_000_000, help="select: embeddings (default %(default)s)")
     add("--rounds", type=int, default=2, help="select: runs of each way (default %(default)s)")
     args = parser.parse_args(argv)

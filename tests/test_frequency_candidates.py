@@ -435,3 +435,21 @@ def test_the_screening_goes_on_with_the_better_candidates(tmp_path: Path) -> Non
     assert later == set(CANDIDATES[-command.KEPT_AFTER_FIRST :])
     with pytest.raises(SystemExit, match="--screen"):
         command.finalists(tmp_path)
+
+
+def test_light_is_trained_with_what_reached_the_bar_alone(tmp_path: Path) -> None:
+    gains = {"fsas": 0.05, "periodic": 0.03, "band_gate": 0.01}
+    seeds = (*command.SCREEN_SEEDS, *command.CONFIRM_SEEDS)
+    values = {
+        Job(name, control=control, seed=seed): 20 + (not control) * (gain + seed / 1e4)
+        for name, gain in gains.items() for control in (False, True) for seed in seeds
+    }  # fmt: skip
+    last = Job("band_gate", control=True, seed=command.CONFIRM_SEEDS[-1])
+    fill(tmp_path, {job: value for job, value in values.items() if job != last})
+    with pytest.raises(SystemExit, match="0 more are not finished: run --confirm first"):
+        command.confirmed(tmp_path)
+    fill(tmp_path, values)
+    assert command.confirmed(tmp_path) == ["fsas", "periodic"]
+    fill(tmp_path, {job: 20 if job.seed >= 10 else value for job, value in values.items()})
+    with pytest.raises(SystemExit, match="no candidate has reached the bar"):
+        command.confirmed(tmp_path)

@@ -25,7 +25,7 @@ from .blocks import CANDIDATES
 from .data import read_pool, read_sets
 from .jobs import Job, run
 from .periodicity import periodicity
-from .report import PERIODICITY, compare, details, jobs_of, psnr, read_results, table
+from .report import PERIODICITY, against_controls, at_the_bar, details, jobs_of, psnr, read_results, table
 
 RESULTS = ROOT / "benchmarks" / "results" / "frequency"
 SCREEN_SEEDS, CONFIRM_SEEDS, LIGHT_SEEDS = (0, 1, 2), tuple(range(10, 18)), (20, 21, 22)
@@ -37,12 +37,8 @@ LARGE_PATCHES = Job("none", patch=64, patches=2)
 def best(folder: Path, seeds: Sequence[int], number: int) -> list[str]:
     """The candidates with the largest mean difference to their control among those that finished all seeds."""
     results = read_results(folder)
-    found = {
-        name: compare(results, jobs_of(name, False, seeds, NARROW), jobs_of(name, True, seeds, NARROW))
-        for name in CANDIDATES
-    }
-    done = {name: one.mean for name, one in found.items() if len(one.values) == len(seeds)}
-    return sorted(done, key=lambda name: -done[name])[:number]
+    found = against_controls(results, seeds, NARROW)
+    return [name for name, one in found.items() if len(one.values) == len(seeds)][:number]
 
 
 def side_by_side(names: Sequence[str], seeds: Sequence[int], setting: Job) -> Iterator[Job]:
@@ -66,6 +62,20 @@ def finalists(results: Path) -> list[str]:
     if len(names) < KEPT_AFTER_SCREEN:
         raise SystemExit(f"{len(names)} candidates have finished the screening: run --screen to its end first")
     return names
+
+
+def confirmed(results: Path) -> list[str]:
+    """Those of them that reach the bar in the confirmation: only they can reach it in `light` as well."""
+    found, names = read_results(results), finalists(results)
+    unfinished = [
+        job.name for name in names for control in (False, True)
+        for job in jobs_of(name, control, CONFIRM_SEEDS, NARROW) if job not in found
+    ]  # fmt: skip
+    if unfinished:
+        raise SystemExit(f"{unfinished[0].name} and {len(unfinished) - 1} more are not finished: run --confirm first")
+    if not (reached := [name for name in names if name in at_the_bar(found, CONFIRM_SEEDS, NARROW)]):
+        raise SystemExit("no candidate has reached the bar in the confirmation: there is nothing to train in light")
+    return reached
 
 
 def factors(results: Path) -> Iterator[Job]:
@@ -138,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, text in (
         ("screen", "all candidates, seeds 0 to 2"),
         ("confirm", "the three best with eight fresh seeds"),
-        ("light", "the three best in `light`"),
+        ("light", "those of them that reached the bar, in `light`"),
         ("factors", "larger patches, places, a frequency loss"),
         ("report", "print the tables of what is finished"),
     ):
@@ -154,9 +164,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         jobs = screen(args.results)
     elif args.factors:
         jobs = factors(args.results)
+    elif args.confirm:
+        jobs = side_by_side(finalists(args.results), CONFIRM_SEEDS, NARROW)
     else:
-        seeds, setting = (CONFIRM_SEEDS, NARROW) if args.confirm else (LIGHT_SEEDS, LIGHT)
-        jobs = side_by_side(finalists(args.results), seeds, setting)
+        jobs = side_by_side(confirmed(args.results), LIGHT_SEEDS, LIGHT)
     work_off(jobs, args.work, args.results, args.shared)
 
 

@@ -89,13 +89,28 @@ def jobs_of(candidate: str, control: bool, seeds: Iterable[int], setting: Job) -
     return [replace(setting, candidate=candidate, control=control, seed=seed) for seed in seeds]
 
 
+def against_controls(results: dict[Job, Result], seeds: Sequence[int], setting: Job) -> dict[str, Compared]:
+    """Every candidate that has finished a pair against its control, best first."""
+    found = {
+        name: compare(results, jobs_of(name, False, seeds, setting), jobs_of(name, True, seeds, setting))
+        for name in CANDIDATES
+    }
+    return {name: one for name, one in sorted(found.items(), key=lambda item: -item[1].mean) if one.values}
+
+
+def at_the_bar(results: dict[Job, Result], seeds: Sequence[int], setting: Job) -> list[str]:
+    """The candidates that beat their control by enough, and not by chance."""
+    found = against_controls(results, seeds, setting)
+    adjusted = holm({name: one.p for name, one in found.items()}, len(CANDIDATES))
+    return [name for name, one in found.items() if one.mean >= BAR and adjusted[name] < ALPHA]
+
+
 def table(results: dict[Job, Result], seeds: Sequence[int], setting: Job) -> str:
     """Markdown of a stage: every candidate against its control and against `none`, best first."""
     ours = {name: jobs_of(name, False, seeds, setting) for name in CANDIDATES}
     controls = {name: jobs_of(name, True, seeds, setting) for name in CANDIDATES}
     without = jobs_of("none", False, seeds, setting)
-    found = {name: compare(results, ours[name], controls[name]) for name in CANDIDATES}
-    found = {name: one for name, one in sorted(found.items(), key=lambda item: -item[1].mean) if one.values}
+    found = against_controls(results, seeds, setting)
     if not found:
         return "No pair of a candidate and its control is finished.\n"
     adjusted = holm({name: one.p for name, one in found.items()}, len(CANDIDATES))
@@ -128,8 +143,8 @@ def table(results: dict[Job, Result], seeds: Sequence[int], setting: Job) -> str
             "",
             f"Candidate and control ran on two kinds of processor; delete one's result: {', '.join(other)}.",
         ]
-    reached = [n for n, one in found.items() if one.mean >= BAR and adjusted[n] < ALPHA]
-    lines += ["", f"At the bar (+{BAR} dB, Holm's p below {ALPHA}): {', '.join(reached) or 'none'}."]
+    reached = ", ".join(at_the_bar(results, seeds, setting)) or "none"
+    lines += ["", f"At the bar (+{BAR} dB, Holm's p below {ALPHA}): {reached}."]
     return "\n".join(lines) + "\n"
 
 
