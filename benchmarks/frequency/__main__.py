@@ -72,7 +72,7 @@ def confirmed(results: Path) -> list[str]:
         for job in jobs_of(name, control, CONFIRM_SEEDS, NARROW) if job not in found
     ]  # fmt: skip
     if unfinished:
-        raise SystemExit(f"{unfinished[0].name} and {len(unfinished) - 1} more are not finished: run --confirm first")
+        raise SystemExit(f"{unfinished[0]} and {len(unfinished) - 1} more are not finished: run --confirm first")
     if not (reached := [name for name in names if name in at_the_bar(found, CONFIRM_SEEDS, NARROW)]):
         raise SystemExit("no candidate has reached the bar in the confirmation: there is nothing to train in light")
     return reached
