@@ -3,9 +3,9 @@
 An inverted file (faiss' IndexIVF): each embedding lies in the cell of its nearest centre, and an image is compared with
 the cells around it. Cells hold so many embeddings each, however large the pool, and their centres are found by a graph
 (Y. Malkov and D. Yashunin, "Efficient and robust approximate nearest neighbor search using hierarchical navigable small
-world graphs", 2018), so that the cost is that of n log n. Long embeddings lie there as random projections on fewer
-dimensions (W. Johnson and J. Lindenstrauss, 1984), which takes a fifth of the time; what comes near is compared as it
-is. Equal embeddings count once: a cell of them would cost the square of their number.
+world graphs", 2018), so that the comparisons grow as n log n. Long embeddings lie there as random projections
+on fewer dimensions (W. Johnson and J. Lindenstrauss, 1984), in less than half the time; what comes near is compared as
+it is. Equal embeddings count once: a cell of them would cost the square of their number.
 """
 
 from collections.abc import Iterator
