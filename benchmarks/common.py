@@ -1,5 +1,6 @@
 """What the benchmarks share: evaluation sets, networks, child processes, turns, and the files of results."""
 
+import ctypes
 import json
 import os
 import platform
@@ -27,7 +28,7 @@ from data_curation.workers import start_worker
 from evaluation.score import restore_uint8
 from image_data.pairs import Pair, load_pairs
 from models.team08_HATFreq import HATConfig, HATFreq
-from models.team08_HATFreq.system import write_bytes
+from models.team08_HATFreq.system import resident_memory, write_bytes
 from models.team08_HATFreq.tiling import self_ensemble
 from models.team08_HATFreq.weights import build, load
 
@@ -158,20 +159,27 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def memory_in_use(device: torch.device, peak: bool = False) -> int:
-    """Bytes in use now, or the most so far.
+def added_memory(device: torch.device, work: Callable[[], object]) -> int:
+    """The most bytes that `work` has in use beyond those in use before it: allocated on a GPU, resident on a CPU.
+
+    What the heap holds free is given back first: `work` would use it, and nothing would seem to be added.
 
     Raises:
-        RuntimeError: the system does not tell (resident memory is read on Linux).
+        RuntimeError: a CPU's memory on another system than Linux with glibc.
     """
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) if peak else torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        work()
+        return torch.cuda.max_memory_allocated(device) - before
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError as error:
-        raise RuntimeError("no /proc/self/status: measure the CPU's memory on Linux") from error
-    field = "VmHWM:" if peak else "VmRSS:"
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew: proc_pid_clear_refs(5)
+    except (OSError, AttributeError) as error:
+        raise RuntimeError(f"the memory of a CPU is measured on Linux with glibc ({error})") from error
+    before = resident_memory("VmRSS") or 0
+    work()
+    return (resident_memory("VmHWM") or 0) - before
 
 
 def file_sha256(path: Path) -> str:

@@ -22,10 +22,10 @@ from benchmarks.common import (
     BENCH,
     CPU,
     WEIGHTS,
+    added_memory,
     by_turns,
     find_sets,
     in_child,
-    memory_in_use,
     named,
     open_network,
     publish,
@@ -86,10 +86,12 @@ def peak_bytes(name: str, onnx: Path, side: int) -> int:
     torch.set_num_threads(1)
     way, lq = way_of(name, onnx), torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
     way(lq[..., :16, :16].contiguous())
-    before = memory_in_use(CPU)
-    for _ in range(PASSES):
-        way(lq)
-    return memory_in_use(CPU, peak=True) - before
+
+    def passes() -> None:
+        for _ in range(PASSES):
+            way(lq)
+
+    return added_memory(CPU, passes)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

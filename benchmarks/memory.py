@@ -20,7 +20,7 @@ from typing import Any
 import cv2
 import torch
 
-from benchmarks.common import WEIGHTS, in_child, memory_in_use, publish, run_script, setting
+from benchmarks.common import WEIGHTS, added_memory, in_child, publish, run_script, setting
 from benchmarks.render import RESULTS
 from models.team08_HATFreq import PRESETS, build_model
 from models.team08_HATFreq.image_io import write_png
@@ -35,12 +35,14 @@ def pass_peak(preset: str, precision: str, device: torch.device, side: int) -> i
     """Bytes that passes over `side` x `side` pixels add at their peak to what was held; in a process of its own."""
     torch.set_num_threads(1)
     model = build_model(preset).to(device).eval()
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-        model(torch.rand(1, 3, 16, 16, device=device))
-        before = memory_in_use(device)
+
+    def passes() -> None:
         for _ in range(PASSES):
             model(torch.rand(1, 3, side, side, device=device)).float()
-    return memory_in_use(device, peak=True) - before
+
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        model(torch.rand(1, 3, 16, 16, device=device))
+        return added_memory(device, passes)
 
 
 def measure_passes(args: argparse.Namespace) -> list[dict[str, Any]]:

@@ -33,9 +33,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import train
 from benchmarks.common import (
+    added_memory,
     by_turns,
     in_child,
-    memory_in_use,
     publish,
     reference_hat,
     seconds,
@@ -137,9 +137,7 @@ def forward_peak(preset: str, size: str, precision: str, device: torch.device, t
     model = network(preset, kind, device)
     with torch.inference_mode(), autocast(device, precision):
         model(torch.rand(1, 3, 16, 16, device=device))
-        before = memory_in_use(device)
-        model(torch.rand(1, 3, *map(int, size.split("x")), device=device))
-    return memory_in_use(device, peak=True) - before
+        return added_memory(device, lambda: model(torch.rand(1, 3, *map(int, size.split("x")), device=device)))
 
 
 def measure_forward(args: argparse.Namespace) -> list[Row]:
@@ -230,10 +228,14 @@ def step_cost(
     torch.set_num_threads(threads)
     make = reference_step if case.startswith("reference") else our_step
     step = make(preset, case, batch, patch, device)
-    before = memory_in_use(device)
-    step()
-    taken = statistics.median(seconds(step, device) for _ in range(steps))
-    return taken, memory_in_use(device, peak=True) - before
+    taken: list[float] = []
+
+    def work() -> None:
+        step()
+        taken.extend(seconds(step, device) for _ in range(steps))
+
+    added = added_memory(device, work)
+    return statistics.median(taken), added
 
 
 def measure_step(args: argparse.Namespace) -> list[Row]:

@@ -228,12 +228,9 @@ def speed_forward(result: Result) -> list[Table]:
     rows, base = [], result["rows"][0]
     for row in result["rows"]:
         base = row if row["kind"] == base["kind"] else base
-        faster = base["seconds"] / row["seconds"]
-        share = (
-            f"{row['peak_bytes'] / base['peak_bytes']:.2f}" if base["peak_bytes"] else ""
-        )  # a pass may find it all free
+        faster, share = base["seconds"] / row["seconds"], row["peak_bytes"] / base["peak_bytes"]
         cells = [row["preset"], row["size"], row["precision"], row["kind"], f"{row['seconds']:.3f}", f"{faster:.2f}x"]
-        cells += [f"{row['peak_bytes'] / 1e6:.0f}", share, f"{row['difference']:.1e}"]
+        cells += [f"{row['peak_bytes'] / 1e6:.0f}", f"{share:.2f}", f"{row['difference']:.1e}"]
         rows.append([*cells, f"{row['floor_seconds']:.3f}"])
     return [Table([*head, "s of the floor"], rows)]
 

@@ -1,4 +1,4 @@
-"""What every worker process of curation does first."""
+"""What every worker process of curation and of the benchmarks does first."""
 
 import os
 import signal

@@ -1,8 +1,10 @@
 """What the benchmarks share: sets, processes, turns, results files, tables and plots."""
 
 import json
-import mmap
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +66,33 @@ def test_a_script_that_fails_ends_the_benchmark(tmp_path: Path) -> None:
     assert done.peak > 3 * 10**7 and 0 < done.cpu_seconds < done.seconds + 1
 
 
-def test_memory_in_use_sees_an_allocation() -> None:
-    before = common.memory_in_use(common.CPU)
-    block = np.frombuffer(mmap.mmap(-1, 4 * 10**7), np.uint8)  # the heap may have as much to spare
-    block[:] = 1
-    assert common.memory_in_use(common.CPU) - before > 0.8 * block.nbytes
-    assert common.memory_in_use(common.CPU, peak=True) >= common.memory_in_use(common.CPU)
+def test_added_memory_is_the_peak_of_the_work_alone() -> None:
+    many = [bytes(1000) for _ in range(10**5)]  # 100 MB, of which the heap keeps what is freed
+    few = many[::1000]
+    del many
+    for _ in range(2):  # the second finds what the first has freed
+        added = common.added_memory(common.CPU, lambda: [bytes(1000) for _ in range(4 * 10**4)])
+        assert added == pytest.approx(4.2e7, rel=0.2) and len(few) == 100
+    assert common.added_memory(common.CPU, lambda: None) < 10**6
+
+
+def test_a_killed_benchmark_leaves_no_process_at_work(tmp_path: Path, root: Path) -> None:
+    script = tmp_path / "waits.py"
+    script.write_text(
+        "import os, sys, time\nfrom benchmarks.common import in_child\n"
+        "def tell_and_wait():\n    print(os.getpid(), flush=True)\n    time.sleep(300)\n"
+        "if __name__ == '__main__':\n    in_child(tell_and_wait)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        process.kill()
+        try:
+            process.communicate(timeout=15)  # waits for the pipe's last holder, which is the child
+        except subprocess.TimeoutExpired:
+            os.kill(child, signal.SIGKILL)
+            pytest.fail("the child stayed after its parent was killed")
 
 
 def test_a_command_shows_no_folder_of_the_machine() -> None:

@@ -25,8 +25,7 @@ def test_every_way_is_scored_beside_the_first() -> None:
 
 
 def test_peaks_are_those_of_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
-    memory = iter([1000, 4500])
-    monkeypatch.setattr(integrations, "memory_in_use", lambda device, peak=False: next(memory))
+    monkeypatch.setattr(integrations, "added_memory", lambda device, work: work() or 3500)
     seen: list[torch.Size] = []
     monkeypatch.setattr(integrations, "way_of", lambda name, onnx: lambda lq: seen.append(lq.shape) or lq)
     assert integrations.peak_bytes("PyTorch", tmp_path, 24) == 3500

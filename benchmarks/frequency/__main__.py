@@ -65,7 +65,7 @@ def finalists(results: Path) -> list[str]:
 
 
 def confirmed(results: Path) -> list[str]:
-    """Those of them that reach the bar in the confirmation: only they can reach it in `light` as well."""
+    """The finalists that reach the bar in the confirmation; no other can reach it in `light` as well."""
     found, names = read_results(results), finalists(results)
     unfinished = [
         job.name for name in names for control in (False, True)

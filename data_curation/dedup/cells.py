@@ -4,8 +4,8 @@ An inverted file (faiss' IndexIVF): each embedding lies in the cell of its neare
 the cells around it. Cells hold so many embeddings each, however large the pool, and their centres are found by a graph
 (Y. Malkov and D. Yashunin, "Efficient and robust approximate nearest neighbor search using hierarchical navigable small
 world graphs", 2018), so that the comparisons grow as n log n. Long embeddings lie there as random projections
-on fewer dimensions (W. Johnson and J. Lindenstrauss, 1984), in less than half the time; what comes near is compared as
-it is. Equal embeddings count once: a cell of them would cost the square of their number.
+on fewer dimensions (W. Johnson and J. Lindenstrauss, 1984); what comes near is compared as it is. Equal embeddings
+count once: a cell of them would cost the square of their number.
 """
 
 from collections.abc import Iterator
@@ -52,9 +52,13 @@ def neighbours_by_cells(pool: Features, count: int, least: float) -> list[tuple[
 
 
 def _nearest(
-    pool: Features, vectors: NDArray[np.float32], ours: NDArray[np.int64], theirs: NDArray[np.int64], count: int,
-    least: float
-) -> Iterator[tuple[int, int]]:  # fmt: skip
+    pool: Features,
+    vectors: NDArray[np.float32],
+    ours: NDArray[np.int64],
+    theirs: NDArray[np.int64],
+    count: int,
+    least: float,
+) -> Iterator[tuple[int, int]]:
     """Of pairs of one of `vectors` and a row of the pool those whose cosine, exact, is high enough; `count` of each."""
     partners, place = np.unique(theirs, return_inverse=True)
     exact = np.einsum("nd,nd->n", vectors[ours], pool.vectors(partners)[place], dtype=np.float64)
@@ -101,9 +105,8 @@ def _index(pool: Features, rows: NDArray[np.int64]) -> faiss.IndexIVF:
     index = faiss.IndexIVFScalarQuantizer(centres, dimension, cells, faiss.ScalarQuantizer.QT_fp16,
                                           faiss.METRIC_INNER_PRODUCT, False)  # fmt: skip
     index.nprobe = min(_PROBES, cells)
-    index.train(
-        _shortened(pool.vectors(rows[:1]))
-    )  # nothing to learn: the centres are there, and float16 has no parameters
+    # Nothing to learn: the centres are there, and float16 has no parameters.
+    index.train(_shortened(pool.vectors(rows[:1])))
     for start in range(0, len(rows), _ROWS):
         index.add(_shortened(pool.vectors(rows[start : start + _ROWS])))
     return index
