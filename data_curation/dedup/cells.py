@@ -20,6 +20,7 @@ from data_curation.features import Features
 EXACT = 100_000  # images up to which all are compared
 _IN_CELL, _PROBES = 64, 64  # embeddings of a cell on average, and cells looked into
 _LINKS, _BUILD = 16, 80  # of the graph of the centres
+_ASSIGN, _SEARCH = 64, 512  # breadth of its search for the cell of an embedding, and for the cells around one
 _SHORT = 128  # dimensions in the cells, at most
 _DEVIATIONS = 3.5  # by which a projection's cosine may lie below the least and still be looked at
 _MORE = 4  # times the partners wanted are looked at, as projections come in another order
@@ -97,7 +98,7 @@ def _index(pool: Features, rows: NDArray[np.int64]) -> faiss.IndexIVF:
     """The inverted file of some rows, in float16; the same rows give the same cells."""
     dimension, cells = min(_SHORT, pool.settings.dimension), -(-len(rows) // _IN_CELL)
     centres = faiss.IndexHNSWFlat(dimension, _LINKS, faiss.METRIC_INNER_PRODUCT)
-    centres.hnsw.efConstruction, centres.hnsw.efSearch = _BUILD, 4 * _PROBES
+    centres.hnsw.efConstruction, centres.hnsw.efSearch = _BUILD, _ASSIGN
     threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)  # several would link the graph in the order of chance
     centres.add(_shortened(pool.vectors(np.sort(np.random.RandomState(0).permutation(rows)[:cells]))))
@@ -109,4 +110,5 @@ def _index(pool: Features, rows: NDArray[np.int64]) -> faiss.IndexIVF:
     index.train(_shortened(pool.vectors(rows[:1])))
     for start in range(0, len(rows), _ROWS):
         index.add(_shortened(pool.vectors(rows[start : start + _ROWS])))
+    centres.hnsw.efSearch = _SEARCH
     return index
