@@ -51,7 +51,13 @@ def described(args: argparse.Namespace) -> str:
     )
 
 
-def scored_run(folder: Path, words: list[str], facts: list[Any], score: Callable[[Path], Any]) -> Any:
+def scored_run(
+    folder: Path,
+    words: list[str],
+    facts: list[Any],
+    score: Callable[[Path], Any],
+    script: Sequence[str] = ("train.py",),
+) -> Any:
     """The score of a training, from its folder if it is finished.
 
     Args:
@@ -59,14 +65,15 @@ def scored_run(folder: Path, words: list[str], facts: list[Any], score: Callable
         words: of train.py, but for --out.
         facts: all that the score depends on, in JSON's types.
         score: weights file -> a value in JSON's types.
+        script: what trains.
 
     Raises:
-        subprocess.CalledProcessError: train.py failed; it has said why.
+        subprocess.CalledProcessError: it failed; it has said why.
     """
     folder = folder.with_name(f"{folder.name}_{sha256(json.dumps(facts).encode()).hexdigest()[:12]}").resolve()
     result = folder / "result.json"
     if not result.exists():
-        call("train.py", *words, "--out", folder)
+        call(*script, *words, "--out", folder)
         write_bytes(result, json.dumps(score(folder / "last.safetensors")).encode())
     return json.loads(result.read_text(encoding="utf-8"))
 

@@ -18,7 +18,7 @@ CONFIDENCE = 0.95
 BANDS = 10  # rings of the error's spectrum, evenly from 0 to 0.5 cycles/pixel
 VARIANTS = ("none", "identity", "global", "window", "both")
 COMPARISONS = [(variant, "none") for variant in VARIANTS[1:]] + [("both", "identity")]
-BASE = "base"
+BASE, LIGHT = "base", "light"
 ARMS = {  # of benchmarks/budget.py
     BASE: "L1 on the truth, at the batch, patch and EMA below",
     "batch16": "batch 16",
@@ -26,9 +26,16 @@ ARMS = {  # of benchmarks/budget.py
     "patch48": "patch 48",
     "frequency": "frequency loss, 0.05, beside L1",
     "ema_longer": "EMA 0.9995",
+    "muon": "Muon for the matrices, Adam for the rest",
+    "easier": "without the 5 % of photographs that the start restores worst",
     "teacher": "the teacher's restorations instead of the truth",
+    "features": "L1 on the truth, and the affinities of the teacher's features",
     "l1_end": "two stages, L1 in both",
     "mse_end": "two stages, MSE in the second",
+    LIGHT: "3 groups of 4 blocks, 32 channels, fusion",
+    "without_fusion": "the same without fusion",
+    "groups_of_six": "2 groups of 6 blocks",
+    "wider": "48 channels, 2 blocks a group",
 }
 CHOICES = {
     "similar": "chosen by data_curation",
@@ -181,7 +188,10 @@ def band_table(result: Result) -> Table:
 
 
 def budget(result: Result) -> list[Table]:
-    """Each arm's paired differences from the base; MSE at the end is compared with L1 in the same two stages too."""
+    """Each arm's paired differences from the base or, of shapes, from `light`.
+
+    MSE at the end is compared with L1 in the same two stages too.
+    """
     names = [*unique(row["set"] for row in result["rows"]), "mean"]
     steps = {row["variant"]: row["steps"] for row in result["rows"]}
     values = {arm: [ablation_psnr(result, arm, name) for name in names] for arm in ARMS if arm in steps}
@@ -189,7 +199,8 @@ def budget(result: Result) -> list[Table]:
         [arm, ARMS[arm], f"{steps[arm]:,}", *(f"{statistics.fmean(v):.3f} ± {statistics.stdev(v):.3f}" for v in found)]
         for arm, found in values.items()
     ]
-    pairs = [(arm, BASE) for arm in values if arm != BASE]
+    base = BASE if BASE in values else LIGHT
+    pairs = [(arm, base) for arm in values if arm != base]
     pairs += [("mse_end", "l1_end")] * ({"mse_end", "l1_end"} <= values.keys())
     differences = []
     for ours, other in pairs:

@@ -10,10 +10,14 @@ import torch
 
 import train
 from benchmarks import budget, short_runs
+from benchmarks.common import open_network, restorer
+from benchmarks.tables import ARMS
+from image_data.geometry import cut_to_scale
 from models.team08_HATFreq import PRESETS, HATFreq, override
 from models.team08_HATFreq.folder import RECORD
 from models.team08_HATFreq.image_io import read_rgb, write_png
 from models.team08_HATFreq.weights import save_weights
+from utils.metrics import psnr_y
 from utils.resize import imresize
 
 SECONDS = {"base": 2.0, "batch16": 4.0, "teacher": 2.5}
@@ -64,11 +68,57 @@ def test_a_steps_time_is_measured_once(words: list[str], monkeypatch: pytest.Mon
 
 
 def test_every_arm_is_one_of_the_tables() -> None:
-    assert list(budget.WORDS) == list(budget.ARMS)
+    assert [*budget.WORDS, *budget.SHAPES] == list(ARMS)
+
+
+def test_the_shapes_learn_the_teachers_restorations_from_scratch(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    calls = []
+
+    def call(*found: object) -> None:
+        calls.append([str(one) for one in found])
+        Path(calls[-1][-1]).mkdir(parents=True)
+
+    monkeypatch.setattr(short_runs, "call", call)
+    monkeypatch.setattr(budget, "step_seconds", lambda args, arm: {"light": 1.0, "wider": 1.5}[arm])
+    place = words.index("--init")
+    args = budget.arguments([*words[:place], *words[place + 2 :], "--shapes", "--minutes", "1"])
+    assert args.arms == ["light", "without_fusion", "groups_of_six", "wider"] and args.init is None
+    monkeypatch.setattr(budget, "psnr", lambda weights, pairs: 30.0)
+    budget.run(args, "light", 0, {})
+    budget.run(args, "wider", 0, {})
+    (script, *light), (_, *wider) = calls
+    assert script == "train.py" and "--init" not in light and f"teacher={tmp_path / 'teacher'}" in light[1]
+    assert [found[found.index("--steps") + 1] for found in (light, wider)] == ["60", "40"]
+    assert wider[wider.index("--model_overrides") + 1 :][:2] == ["embed_dim=48", "depths=2,2,2"]
+
+
+def test_the_hardest_photographs_are_left_out(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    args = budget.arguments(words)
+    args.work.mkdir()
+    monkeypatch.setattr(budget, "HARDEST", 0.4)
+    names = [path for folder in args.data for path in sorted(folder.iterdir())]
+    restore = restorer(open_network(args.init))
+    psnr = {path: psnr_y(restore(imresize(cut_to_scale(read_rgb(path)), 0.25)), cut_to_scale(read_rgb(path)))
+            for path in names}  # fmt: skip
+    kept = budget.easier(args).read_text().splitlines()
+    left_out = set(map(str, names)) - set(kept)
+    assert len(left_out) == round(0.4 * len(names)) > 0 and kept == sorted(kept)
+    assert max(psnr[Path(name)] for name in left_out) <= min(psnr[Path(name)] for name in kept)
+    assert budget.data_words(args, "easier") == ["--data", str((args.work / "easier.txt").resolve())]
 
 
 @pytest.mark.parametrize(
-    "more", [["--steps", "5"], ["--seeds", "1"], ["--teacher", "a", "b"], ["--teacher", "--arms", "teacher"]]
+    "more",
+    [
+        ["--steps", "5"],
+        ["--seeds", "1"],
+        ["--teacher", "a", "b"],
+        ["--teacher", "--arms", "teacher"],
+        ["--arms", "features"],
+        ["--shapes"],  # with --init
+    ],
 )
 def test_unusable_arguments_are_refused(words: list[str], more: list[str], tmp_path: Path) -> None:
     if more[0] == "--teacher" and "--arms" in more:
