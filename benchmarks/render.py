@@ -28,6 +28,7 @@ from benchmarks.tables import (
     Result,
     ablation_psnr,
     band_gains,
+    budget_differences,
     is_teacher,
     paired,
     selection_psnr,
@@ -143,6 +144,8 @@ def plots(result: Result) -> dict[str, Figure | None]:
             f"{a} minus {b}": paired(*(ablation_psnr(result, one, "mean") for one in (a, b))) for a, b in COMPARISONS
         }
         return {"": draw_differences(found, "PSNR-Y, mean of the sets, dB"), "_bands": draw_bands(result)}
+    if kind == "budget":
+        return {"": draw_differences(budget_differences(result), "PSNR-Y, mean of the sets, dB")}
     if kind == "selection":
         base = selection_psnr(result, "random")
         found = {shown: paired(selection_psnr(result, c), base) for c, shown in CHOICES.items() if c != "random"}

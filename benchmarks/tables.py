@@ -199,17 +199,22 @@ def budget(result: Result) -> list[Table]:
         [arm, ARMS[arm], f"{steps[arm]:,}", *(f"{statistics.fmean(v):.3f} ± {statistics.stdev(v):.3f}" for v in found)]
         for arm, found in values.items()
     ]
-    base = BASE if BASE in values else LIGHT
-    pairs = [(arm, base) for arm in values if arm != base]
-    pairs += [("mse_end", "l1_end")] * ({"mse_end", "l1_end"} <= values.keys())
-    differences = []
-    for ours, other in pairs:
-        found = [paired(*both) for both in zip(values[ours], values[other], strict=True)]
-        differences.append([f"{ours} less {other}", *map(str, found), found[-1].verdict])
+    by_set = [budget_differences(result, name) for name in names]
+    differences = [[what, *(str(found[what]) for found in by_set), by_set[-1][what].verdict] for what in by_set[-1]]
     return [
         Table(["arm", "", "steps", *names], scores, "PSNR-Y in dB, mean and standard deviation over the seeds"),
         Table(["paired differences", *names, "on the mean"], differences, "Differences in dB, with 95 % intervals"),
     ]
+
+
+def budget_differences(result: Result, name: str = "mean") -> dict[str, Difference]:
+    """What is compared -> its differences on a set."""
+    arms = unique(row["variant"] for row in result["rows"])
+    base = BASE if BASE in arms else LIGHT
+    pairs = [(arm, base) for arm in ARMS if arm in arms and arm != base]
+    pairs += [("mse_end", "l1_end")] * ({"mse_end", "l1_end"} <= set(arms))
+    values = {arm: ablation_psnr(result, arm, name) for arm in arms}
+    return {f"{ours} less {other}": paired(values[ours], values[other]) for ours, other in pairs}
 
 
 def selection(result: Result) -> list[Table]:

@@ -255,13 +255,25 @@ def hub_metadata(facts: Facts) -> str:
     ).to_yaml()
 
 
-def progress(runs: Sequence[Facts]) -> str:
-    """PSNR against the hours of training so far, and where a line through the last points reaches the goals."""
+def training_points(runs: Sequence[Facts]) -> list[tuple[float, Facts]]:
+    """Hours of training so far -> a run, for runs that were scored."""
     minutes, points = 0, []
     for run in runs:
         minutes += run["minutes"]
         if run["scores"]:
             points.append((minutes / 60, run))
+    return points
+
+
+def line_through(points: Sequence[tuple[float, Facts]], name: str) -> tuple[float, float]:
+    """Slope and start in dB of a line through a set's PSNR over the logarithm of the hours."""
+    found = np.polyfit(np.log([hours for hours, _ in points]), [run["scores"][name] for _, run in points], 1)
+    return float(found[0]), float(found[1])
+
+
+def progress(runs: Sequence[Facts]) -> str:
+    """PSNR against the hours of training so far, and where a line through the last points reaches the goals."""
+    points = training_points(runs)
     names = list(points[-1][1]["scores"])
     table = [f"| hours | {' | '.join(names)} | learned from |", "|" + "---|" * (len(names) + 2)]
     for hours, run in points:
@@ -271,7 +283,7 @@ def progress(runs: Sequence[Facts]) -> str:
     last = points[-FITTED:]
     reached = []
     for name in (name for name in names if name in GOALS and len(last) > 2):
-        slope, start = np.polyfit(np.log([hours for hours, _ in last]), [run["scores"][name] for _, run in last], 1)
+        slope, start = line_through(last, name)
         if slope > 0 and last[-1][1]["scores"][name] < GOALS[name]:
             reached.append(f"{GOALS[name]:.2f} dB on {name} after {np.exp((GOALS[name] - start) / slope):.0f} hours")
     if reached:

@@ -6,14 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
 import train
+from benchmarks.render import BLUE, GREEN
 from models.team08_HATFreq.image_io import read_rgb, write_png
 from models.team08_HATFreq.weights import read_state_dict
-from scripts import release_weights
+from scripts import draw_curve, release_weights
 from scripts.release_weights import ZOO, card, main, training_command, worse_sets
 from utils.resize import imresize
 
@@ -107,6 +109,25 @@ def test_the_card_tells_where_the_goals_would_be_reached() -> None:
     assert "| 1.0 | 30.000 | the photographs |" in text and "| 16.0 | 31.750 | DAT |" in text
     assert "the last 4 points" in text and "32.25 dB on Set5 after 64 hours." in text
     assert "would reach" not in release_weights.progress(runs[:2])
+
+
+def test_the_curve_is_drawn_from_the_facts(tmp_path: Path) -> None:
+    """The card of the test above: 0.25 dB a doubling, so that Set5 lies 0.5 dB below its goal after 16 hours."""
+    runs = [
+        {"minutes": 60 * hours, "teacher": {"name": "DAT"} if hours == 8 else None,
+         "scores": {"Set5": psnr, "Set14": psnr - 3.59, "BSD100": 28.0}}
+        for hours, psnr in ((1, 30.75), (1, 31.0), (2, 31.25), (4, 31.5), (8, 31.75))
+    ]  # fmt: skip
+    (axes,) = draw_curve.draw({"runs": runs}).axes
+    drawn = {(line.get_color(), line.get_linestyle()): line.get_xydata() for line in axes.lines}
+    assert np.allclose(drawn[BLUE, "-"][:, 0], [1, 2, 4, 8, 16]) and drawn[BLUE, "-"][-1, 1] == pytest.approx(-0.5)
+    assert np.allclose(drawn[BLUE, ":"], [[16, -0.5], [64, 0]], atol=1e-6)
+    assert (GREEN, ":") not in drawn, "BSD100 is above its goal"
+    discs = [line.get_xydata() for line in axes.lines if line.get_marker() == "o"]
+    assert [len(found) for found in discs] == [1, 1, 1] and discs[0][0, 0] == 16
+    (tmp_path / "facts.json").write_text(json.dumps({"runs": runs}))
+    draw_curve.main([str(tmp_path / "curve.png"), "--facts", str(tmp_path / "facts.json")])
+    assert read_rgb(tmp_path / "curve.png").shape == (520, 832, 3)
 
 
 def test_unfinished_runs_and_unknown_starts_are_refused(

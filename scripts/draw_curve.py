@@ -1,0 +1,56 @@
+"""Draw how far the released weights were below the goals after so many hours of training, from the facts of their card.
+
+python -m scripts.draw_curve docs/images/training_curve.png
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from benchmarks.render import BLUE, GREEN, GREY, ORANGE, STYLE
+from models.team08_HATFreq.system import atomic_write
+from scripts.release_weights import FITTED, GOALS, ZOO, Facts, line_through, training_points
+
+
+def draw(facts: Facts) -> Figure:
+    """PSNR less the goal, a line a set; the line through the last points is carried on to the goal."""
+    points = training_points(facts["runs"])
+    figure = Figure(figsize=(6.4, 4), layout="constrained")
+    axes = figure.subplots()
+    for (name, goal), colour in zip(GOALS.items(), (BLUE, ORANGE, GREEN), strict=True):
+        hours, below = zip(*((hours, run["scores"][name] - goal) for hours, run in points), strict=True)
+        axes.plot(hours, below, color=colour, label=f"{name} ({goal:.2f} dB)")
+        for marker, taught in (("s", False), ("o", True)):
+            chosen = [place for place, (_, run) in enumerate(points) if bool(run["teacher"]) == taught]
+            axes.plot([hours[i] for i in chosen], [below[i] for i in chosen], marker, color=colour)
+        slope, start = line_through(points[-FITTED:], name)
+        if slope > 0 and below[-1] < 0:
+            ends = np.array([hours[-1], np.exp((goal - start) / slope)])
+            axes.plot(ends, slope * np.log(ends) + start - goal, ":", color=colour)
+    axes.axhline(0, color=GREY, linewidth=1)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_xlabel("hours of training, one CPU thread")
+    axes.set_ylabel("PSNR-Y less the goal, dB")
+    axes.set_title("squares: learned from photographs; discs: from a teacher", fontsize=9.5, color=GREY)
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False, loc="lower right")
+    return figure
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Draw and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, help="PNG file")
+    parser.add_argument("--facts", type=Path, default=ZOO / "hatfreq_light_x4.json", help="default: %(default)s")
+    args = parser.parse_args(argv)
+    with matplotlib.rc_context(STYLE), atomic_write(args.out) as file:
+        draw(json.loads(args.facts.read_text(encoding="utf-8"))).savefig(file, format="png", dpi=130)
+
+
+if __name__ == "__main__":
+    main()
