@@ -52,7 +52,6 @@ WORDS: dict[str, list[list[str]]] = {
     "batch32": [["--batch", "32"]],
     "patch48": [["--patch", "48"]],
     "frequency": [["--loss", "l1=1", "frequency=0.05"]],
-    "ema_longer": [["--ema", "0.9995"]],
     "muon": [[]],
     "easier": [[]],
     "teacher": [[]],
@@ -67,7 +66,7 @@ SHAPES: dict[str, list[list[str]]] = {
     "wider": [["--model_overrides", "embed_dim=48", "depths=2,2,2"]],
 }
 # Arms that take no time which could be measured: their steps are the base's.
-AS_BASE = ("ema_longer", "easier", "teacher", "l1_end", "mse_end")
+AS_BASE = ("easier", "teacher", "l1_end", "mse_end")
 HARDEST = 0.05
 Sets = dict[str, list[Pair]]
 

@@ -25,7 +25,6 @@ ARMS = {  # of benchmarks/budget.py
     "batch32": "batch 32",
     "patch48": "patch 48",
     "frequency": "frequency loss, 0.05, beside L1",
-    "ema_longer": "EMA 0.9995",
     "muon": "Muon for the matrices, Adam for the rest",
     "easier": "without the 5 % of photographs that the start restores worst",
     "teacher": "the teacher's restorations instead of the truth",

@@ -46,8 +46,8 @@ def words(tmp_path: Path, photos: Path) -> list[str]:
 def test_steps_are_what_the_budget_pays_for(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(budget, "step_seconds", lambda args, arm: SECONDS[arm])
     args = budget.arguments([*words, "--minutes", "2"])
-    found = {arm: budget.steps_of(args, arm) for arm in ("base", "batch16", "teacher", "ema_longer", "mse_end")}
-    assert found == {"base": [60], "batch16": [30], "teacher": [60], "ema_longer": [60], "mse_end": [51, 9]}
+    found = {arm: budget.steps_of(args, arm) for arm in ("base", "batch16", "teacher", "easier", "mse_end")}
+    assert found == {"base": [60], "batch16": [30], "teacher": [60], "easier": [60], "mse_end": [51, 9]}
     last = budget.stage_words(args, "mse_end", 1, 3, 9)
     assert last[-2:] == ["--loss", "mse=1"] and last[last.index("--lr") + 1] == "5e-05"
 
