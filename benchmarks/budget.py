@@ -3,12 +3,12 @@
     python -m benchmarks.budget --data $DATA/train/hq480-a $DATA/train/bsds-sun --teacher teacher/hq480-a \\
         teacher/bsds-sun --bench $DATA/bench --work runs/budget --minutes 20
 
-Every arm is trained from the same weights, for every seed, with as many steps as take --minutes of CPU
-time: a step's CPU seconds are measured first, once an arm, and kept. Load on the machine changes how long it all takes,
-and hardly what is compared. Arms of two stages spend the last part of the budget in a second run that starts from the
-first. `--shapes` compares networks instead: shapes of `light`, from scratch, that learn the teacher's restorations.
-Scored on every set of --bench: PSNR-Y of whole images in fp32. Finished runs are kept in --work, and a run that
-was stopped resumes: the same command finishes what it began.
+Every arm is trained from the same weights, for every seed, with as many steps as take --minutes of CPU time: a step's
+CPU seconds are measured first, for all arms one after the other, and kept. Keep the machine quiet meanwhile: beside
+another process the same step takes up to half as many more. Arms of two stages spend the last part of the budget in a
+second run that starts from the first. `--shapes` compares networks instead: shapes of `light`, from scratch, that learn
+the teacher's restorations. Scored on every set of --bench: PSNR-Y of whole images in fp32. Finished runs are kept in
+--work, and a run that was stopped resumes: the same command finishes what it began.
 """
 
 import argparse
@@ -37,12 +37,10 @@ from benchmarks.render import RESULTS
 from benchmarks.selection import psnr, shape_words
 from benchmarks.short_runs import add_options, described, parse, scored_run, training_words
 from benchmarks.tables import BASE, LIGHT
-from image_data.geometry import cut_to_scale
-from image_data.pairs import Pair
-from models.team08_HATFreq.image_io import list_images, read_rgb
+from evaluation.score import score
+from image_data.pairs import Pair, PairFiles
+from models.team08_HATFreq.image_io import list_images
 from models.team08_HATFreq.system import write_bytes
-from utils.metrics import psnr_y
-from utils.resize import SCALE, imresize
 
 LAST_STAGE = 0.15  # of the budget, in arms of two stages
 # What an arm changes, in the words of train.py: of the whole run, or of its two stages. The last word of a kind counts.
@@ -86,12 +84,12 @@ def easier(args: argparse.Namespace) -> Path:
     """A list of the photographs without those of the lowest PSNR-Y at the start; made once and kept in --work."""
     kept = (args.work / "easier.txt").resolve()
     if not kept.exists():
-        restore, found = restorer(open_network(args.init)), dict[Path, float]()
-        for path in (path for folder in args.data for path in list_images(folder)):
-            hr = cut_to_scale(read_rgb(path))
-            found[path] = psnr_y(restore(imresize(hr, 1 / SCALE)), hr, SCALE)
-        ranked = sorted(found, key=lambda path: found[path])[round(HARDEST * len(found)) :]
-        write_bytes(kept, "".join(f"{path.resolve()}\n" for path in sorted(ranked)).encode())
+        restore, found = restorer(open_network(args.init)), list[tuple[float, Path]]()
+        for folder in args.data:
+            scores = score(restore, PairFiles(folder), ssim=False)
+            found += [(one.psnr, path.resolve()) for one, path in zip(scores, list_images(folder), strict=True)]
+        others = sorted(path for _, path in sorted(found)[round(HARDEST * len(found)) :])
+        write_bytes(kept, "".join(f"{path}\n" for path in others).encode())
     return kept
 
 
@@ -176,7 +174,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--bench", type=Path, default=BENCH, help="folder of evaluation sets (default: %(default)s)")
     add("--sets", nargs="+", default=(), help="some of them only")
     add("--arms", nargs="+", choices=WORDS, help=f"beside {BASE} (default: all that can be run)")
-    add("--shapes", action="store_true", help=f"compare shapes of the network: {', '.join(SHAPES)}")
+    add("--shapes", action="store_true", help=f"compare {', '.join(SHAPES)}; --lr 1e-3 suits them")
     add("--init", type=Path, help="weights to start from (default: the model zoo's light ones; of shapes: none)")
     add("--minutes", type=float, default=20.0, help="CPU minutes of a run (default %(default)s)")
     add("--pace_steps", type=int, default=20, help="steps from which a step's time is measured (default %(default)s)")
@@ -198,8 +196,10 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         return args
     args.init = args.init or WEIGHTS
     needs = {"teacher": args.teacher, "features": args.teacher_weights}
-    if missing := [arm for arm in args.arms or () if not needs.get(arm, True)]:
-        parser.error(f"the arm {missing[0]} needs --teacher{'_weights' * (missing[0] == 'features')}")
+    if "teacher" in (args.arms or ()) and not args.teacher:
+        parser.error("the arm teacher needs --teacher: make the restorations with scripts.make_teacher")
+    if "features" in (args.arms or ()) and not args.teacher_weights:
+        parser.error("the arm features needs --teacher_weights: the file that the teacher was opened from")
     possible = [arm for arm in WORDS if needs.get(arm, True)]
     args.arms = [BASE, *(arm for arm in possible if arm != BASE and arm in (args.arms or possible))]
     return args
@@ -226,6 +226,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         precision="fp32",
     )
     rows: list[dict[str, Any]] = []
+    for arm in args.arms:  # all are timed before any is trained, under one load of the machine
+        steps_of(args, arm)
     for number, seed in enumerate(args.seeds, start=1):
         for arm in args.arms:
             rows += run(args, arm, seed, sets)

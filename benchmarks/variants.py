@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import train
+from scripts.make_teacher import Teacher
 
 SMALLEST = 16  # side of a matrix; tables of position biases have a column a head
 AFFINITY_WEIGHT = 0.1  # a fifth of L1, at the shipped weights
@@ -97,9 +98,7 @@ def main(argv: list[str]) -> int:
         torch.optim.Adam = MuonAndAdam  # type: ignore[misc]
         return train.main(argv[1:])
     if argv[:1] == ["features"] and len(argv) > 1:
-        from spandrel import ModelLoader
-
-        teacher = ModelLoader(device="cpu").load_from_file(Path(argv[1])).model.eval()
+        teacher = Teacher(Path(argv[1]), torch.device("cpu"), tile=0).network.model
         train.train_step, train.total_loss = with_features(teacher, train.train_step, train.total_loss)
         return train.main(argv[2:])
     raise SystemExit(__doc__)

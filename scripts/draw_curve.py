@@ -8,16 +8,15 @@ import json
 from pathlib import Path
 
 import matplotlib
-import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.render import BLUE, GREEN, GREY, ORANGE, STYLE
 from models.team08_HATFreq.system import atomic_write
-from scripts.release_weights import FITTED, GOALS, ZOO, Facts, line_through, training_points
+from scripts.release_weights import GOALS, ZOO, Facts, hours_to_goal, training_points
 
 
 def draw(facts: Facts) -> Figure:
-    """PSNR less the goal, a line a set; the line through the last points is carried on to the goal."""
+    """PSNR less the goal, a line a set; dotted to where the pace of the last points reaches the goal."""
     points = training_points(facts["runs"])
     figure = Figure(figsize=(6.4, 4), layout="constrained")
     axes = figure.subplots()
@@ -27,10 +26,8 @@ def draw(facts: Facts) -> Figure:
         for marker, taught in (("s", False), ("o", True)):
             chosen = [place for place, (_, run) in enumerate(points) if bool(run["teacher"]) == taught]
             axes.plot([hours[i] for i in chosen], [below[i] for i in chosen], marker, color=colour)
-        slope, start = line_through(points[-FITTED:], name)
-        if slope > 0 and below[-1] < 0:
-            ends = np.array([hours[-1], np.exp((goal - start) / slope)])
-            axes.plot(ends, slope * np.log(ends) + start - goal, ":", color=colour)
+        if there := hours_to_goal(points, name):
+            axes.plot([hours[-1], there], [below[-1], 0], ":", color=colour)
     axes.axhline(0, color=GREY, linewidth=1)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")

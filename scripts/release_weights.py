@@ -265,10 +265,13 @@ def training_points(runs: Sequence[Facts]) -> list[tuple[float, Facts]]:
     return points
 
 
-def line_through(points: Sequence[tuple[float, Facts]], name: str) -> tuple[float, float]:
-    """Slope and start in dB of a line through a set's PSNR over the logarithm of the hours."""
-    found = np.polyfit(np.log([hours for hours, _ in points]), [run["scores"][name] for _, run in points], 1)
-    return float(found[0]), float(found[1])
+def hours_to_goal(points: Sequence[tuple[float, Facts]], name: str) -> float | None:
+    """Where a line through a set's last points, over the logarithm of the hours, reaches its goal; None if unknown."""
+    last = points[-FITTED:]
+    if len(last) < 3 or last[-1][1]["scores"][name] >= GOALS[name]:
+        return None
+    slope, start = np.polyfit(np.log([hours for hours, _ in last]), [run["scores"][name] for _, run in last], 1)
+    return float(np.exp((GOALS[name] - start) / slope)) if slope > 0 else None
 
 
 def progress(runs: Sequence[Facts]) -> str:
@@ -280,16 +283,12 @@ def progress(runs: Sequence[Facts]) -> str:
         cells = [f"{hours:.1f}", *(f"{run['scores'][name]:.3f}" for name in names)]
         cells.append(run["teacher"]["name"] if run["teacher"] else "the photographs")
         table.append(f"| {' | '.join(cells)} |")
-    last = points[-FITTED:]
-    reached = []
-    for name in (name for name in names if name in GOALS and len(last) > 2):
-        slope, start = line_through(last, name)
-        if slope > 0 and last[-1][1]["scores"][name] < GOALS[name]:
-            reached.append(f"{GOALS[name]:.2f} dB on {name} after {np.exp((GOALS[name] - start) / slope):.0f} hours")
+    reached = {name: hours for name in names if name in GOALS and (hours := hours_to_goal(points, name))}
     if reached:
+        told = ", ".join(f"{GOALS[name]:.2f} dB on {name} after {hours:.0f} hours" for name, hours in reached.items())
         table.append(
-            f"\nA line through the last {len(last)} points, over the logarithm of the hours, would reach "
-            f"{', '.join(reached)}."
+            f"\nA line through the last {len(points[-FITTED:])} points, over the logarithm of the hours, "
+            f"would reach {told}."
         )
     return "\n".join(table)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import train
 from benchmarks import variants
 from models.team08_HATFreq import PRESETS, HATFreq, override
+from training.checkpoint import load_checkpoint
 
 
 def fresh(seed: int) -> HATFreq:
@@ -54,6 +55,7 @@ def test_a_training_with_muon_resumes(tmp_path: Path, photos: Path, monkeypatch:
     with pytest.raises(KeyboardInterrupt):
         variants.main([*words, "--save_every", "2", "--out", str(tmp_path / "halves")])
     assert variants.main([*words, "--save_every", "2", "--out", str(tmp_path / "halves")]) == 0
+    assert load_checkpoint(tmp_path / "halves")[0]["optimiser"].keys() == {"adam", "muon"}
     whole, halves = ((tmp_path / name / "last.safetensors").read_bytes() for name in ("whole", "halves"))
     assert whole == halves
 
