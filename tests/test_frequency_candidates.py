@@ -435,10 +435,22 @@ def test_the_screening_goes_on_with_the_better_candidates(tmp_path: Path) -> Non
     assert later == set(CANDIDATES[-command.KEPT_AFTER_FIRST :])
     with pytest.raises(SystemExit, match="--screen"):
         command.finalists(tmp_path)
+    # With all seeds: of the four, the three best, and of these what is above its control.
+    four = CANDIDATES[-command.KEPT_AFTER_FIRST :]
+    for gains, expected in ((0.04, 0.03, 0.02, 0.01), 3), ((0.04, 0, -0.02, -0.03), 1), ((0, 0, 0, 0), 0):
+        values |= {
+            Job(name, control=control, seed=seed): 20 + (not control) * gain
+            for name, gain in zip(four, gains, strict=True) for control in (0, 1) for seed in command.SCREEN_SEEDS
+        }  # fmt: skip
+        fill(tmp_path, values)
+        if expected:
+            assert command.finalists(tmp_path) == list(four[:expected])
+    with pytest.raises(SystemExit, match="no candidate is above its control"):
+        command.finalists(tmp_path)
 
 
 def test_light_is_trained_with_what_reached_the_bar_alone(tmp_path: Path) -> None:
-    gains = {"fsas": 0.05, "periodic": 0.03, "band_gate": 0.01}
+    gains = {"fsas": 0.05, "periodic": 0.03, "band_gate": 0.01, "window_gains": -0.01}
     seeds = (*command.SCREEN_SEEDS, *command.CONFIRM_SEEDS)
     values = {
         Job(name, control=control, seed=seed): 20 + (not control) * (gain + seed / 1e4)

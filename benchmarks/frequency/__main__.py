@@ -57,11 +57,14 @@ def screen(results: Path) -> Iterator[Job]:
 
 
 def finalists(results: Path) -> list[str]:
-    """The three that the screening leaves."""
-    names = best(results, SCREEN_SEEDS, KEPT_AFTER_SCREEN)
-    if len(names) < KEPT_AFTER_SCREEN:
+    """The three best of the screening, as far as they are above their control."""
+    names = best(results, SCREEN_SEEDS, KEPT_AFTER_FIRST)
+    if len(names) < KEPT_AFTER_FIRST:
         raise SystemExit(f"{len(names)} candidates have finished the screening: run --screen to its end first")
-    return names
+    found = against_controls(read_results(results), SCREEN_SEEDS, NARROW)
+    if not (above := [name for name in names[:KEPT_AFTER_SCREEN] if found[name].mean > 0]):
+        raise SystemExit("no candidate is above its control in the screening: there is nothing to confirm")
+    return above
 
 
 def confirmed(results: Path) -> list[str]:

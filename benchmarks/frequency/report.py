@@ -95,7 +95,8 @@ def against_controls(results: dict[Job, Result], seeds: Sequence[int], setting: 
         name: compare(results, jobs_of(name, False, seeds, setting), jobs_of(name, True, seeds, setting))
         for name in CANDIDATES
     }
-    return {name: one for name, one in sorted(found.items(), key=lambda item: -item[1].mean) if one.values}
+    some = {name: one for name, one in found.items() if one.values}  # the mean of none is nan, which has no place
+    return dict(sorted(some.items(), key=lambda item: -item[1].mean))
 
 
 def at_the_bar(results: dict[Job, Result], seeds: Sequence[int], setting: Job) -> list[str]:
