@@ -125,7 +125,8 @@ def table(results: dict[Job, Result], seeds: Sequence[int], setting: Job) -> str
         cells = [name, str(len(one.values)), f"{one.mean:+.4f}", interval]
         cells.append(f"{adjusted[name]:.3f}")
         cells += [f"{compare(results, ours[name], controls[name], one_set).mean:+.3f}" for one_set in sets]
-        cells.append(f"{compare(results, controls[name], without).mean:+.4f}")
+        beside_none = compare(results, controls[name], without)
+        cells.append(f"{beside_none.mean:+.4f}" if beside_none.values else "not measured")
         done = [results[job] for job in ours[name] if job in results]
         cells += [f"{done[0]['parameters']:,}", f"{step_seconds(done):.3f}"]
         lines.append(f"| {' | '.join(cells)} |")
