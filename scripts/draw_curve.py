@@ -9,6 +9,7 @@ from pathlib import Path
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from benchmarks.render import BLUE, GREEN, GREY, ORANGE, STYLE
 from models.team08_HATFreq.system import atomic_write
@@ -30,7 +31,9 @@ def draw(facts: Facts) -> Figure:
             axes.plot([hours[-1], there], [below[-1], 0], ":", color=colour)
     axes.axhline(0, color=GREY, linewidth=1)
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("hours of training, one CPU thread")
     axes.set_ylabel("PSNR-Y less the goal, dB")
     axes.set_title("squares: learned from photographs; discs: from a teacher", fontsize=9.5, color=GREY)
