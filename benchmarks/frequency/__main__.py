@@ -25,7 +25,7 @@ from .blocks import CANDIDATES
 from .data import read_pool, read_sets
 from .jobs import Job, run
 from .periodicity import periodicity
-from .report import PERIODICITY, against_controls, at_the_bar, details, jobs_of, psnr, read_results, table
+from .report import PERIODICITY, Compared, against_controls, at_the_bar, details, jobs_of, psnr, read_results, table
 
 RESULTS = ROOT / "benchmarks" / "results" / "frequency"
 SCREEN_SEEDS, CONFIRM_SEEDS, LIGHT_SEEDS = (0, 1, 2), tuple(range(10, 18)), (20, 21, 22)
@@ -34,11 +34,10 @@ NARROW, LIGHT = Job("none"), Job("none", shape="light")
 LARGE_PATCHES = Job("none", patch=64, patches=2)
 
 
-def best(folder: Path, seeds: Sequence[int], number: int) -> list[str]:
-    """The candidates with the largest mean difference to their control among those that finished all seeds."""
-    results = read_results(folder)
-    found = against_controls(results, seeds, NARROW)
-    return [name for name, one in found.items() if len(one.values) == len(seeds)][:number]
+def ranking(folder: Path, seeds: Sequence[int]) -> dict[str, Compared]:
+    """Candidates that finished all seeds against their control, the largest mean difference first."""
+    found = against_controls(read_results(folder), seeds, NARROW)
+    return {name: one for name, one in found.items() if len(one.values) == len(seeds)}
 
 
 def side_by_side(names: Sequence[str], seeds: Sequence[int], setting: Job) -> Iterator[Job]:
@@ -53,16 +52,16 @@ def side_by_side(names: Sequence[str], seeds: Sequence[int], setting: Job) -> It
 def screen(results: Path) -> Iterator[Job]:
     """All candidates with the first seed, the better ones with the others."""
     yield from side_by_side(CANDIDATES, SCREEN_SEEDS[:1], NARROW)
-    yield from side_by_side(best(results, SCREEN_SEEDS[:1], KEPT_AFTER_FIRST), SCREEN_SEEDS[1:], NARROW)
+    kept = list(ranking(results, SCREEN_SEEDS[:1]))[:KEPT_AFTER_FIRST]
+    yield from side_by_side(kept, SCREEN_SEEDS[1:], NARROW)
 
 
 def finalists(results: Path) -> list[str]:
     """The three best of the screening, as far as they are above their control."""
-    names = best(results, SCREEN_SEEDS, KEPT_AFTER_FIRST)
-    if len(names) < KEPT_AFTER_FIRST:
-        raise SystemExit(f"{len(names)} candidates have finished the screening: run --screen to its end first")
-    found = against_controls(read_results(results), SCREEN_SEEDS, NARROW)
-    if not (above := [name for name in names[:KEPT_AFTER_SCREEN] if found[name].mean > 0]):
+    found = ranking(results, SCREEN_SEEDS)
+    if len(found) < KEPT_AFTER_FIRST:
+        raise SystemExit(f"{len(found)} candidates have finished the screening: run --screen to its end first")
+    if not (above := [name for name in list(found)[:KEPT_AFTER_SCREEN] if found[name].mean > 0]):
         raise SystemExit("no candidate is above its control in the screening: there is nothing to confirm")
     return above
 
@@ -150,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     stage = parser.add_mutually_exclusive_group(required=True)
     for name, text in (
         ("screen", "all candidates, seeds 0 to 2"),
-        ("confirm", "the three best with eight fresh seeds"),
+        ("confirm", "the three best that are above their control, with eight fresh seeds"),
         ("light", "those of them that reached the bar, in `light`"),
         ("factors", "larger patches, places, a frequency loss"),
         ("report", "print the tables of what is finished"),

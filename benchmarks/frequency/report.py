@@ -116,7 +116,16 @@ def table(results: dict[Job, Result], seeds: Sequence[int], setting: Job) -> str
         return "No pair of a candidate and its control is finished.\n"
     adjusted = holm({name: one.p for name, one in found.items()}, len(CANDIDATES))
     sets = list(next(iter(results.values()))["sets"])
-    head = ["candidate", "seeds", "against its control", "corrected interval", "Holm's p", *sets, "control - none"]
+    head = [
+        "candidate",
+        "seeds",
+        "against its control",
+        "corrected interval",
+        "Holm's p",
+        *sets,
+        "candidate - none",
+        "control - none",
+    ]
     head += ["parameters", "CPU s a step"]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for name, one in found.items():
@@ -125,8 +134,9 @@ def table(results: dict[Job, Result], seeds: Sequence[int], setting: Job) -> str
         cells = [name, str(len(one.values)), f"{one.mean:+.4f}", interval]
         cells.append(f"{adjusted[name]:.3f}")
         cells += [f"{compare(results, ours[name], controls[name], one_set).mean:+.3f}" for one_set in sets]
-        beside_none = compare(results, controls[name], without)
-        cells.append(f"{beside_none.mean:+.4f}" if beside_none.values else "not measured")
+        for jobs in ours[name], controls[name]:
+            beside_none = compare(results, jobs, without)
+            cells.append(f"{beside_none.mean:+.4f}" if beside_none.values else "not measured")
         done = [results[job] for job in ours[name] if job in results]
         cells += [f"{done[0]['parameters']:,}", f"{step_seconds(done):.3f}"]
         lines.append(f"| {' | '.join(cells)} |")
