@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.frequency import __main__ as command
-from benchmarks.frequency import blocks, candidates, data, jobs, periods, report
+from benchmarks.frequency import blocks, candidates, data, fold, jobs, periods, report
 from benchmarks.frequency.blocks import CANDIDATES, CORES, PLACES, Block, attach
 from benchmarks.frequency.candidates import ImageGains, ImageShrinkage, LagAttention, SpectralAttention, WindowGains
 from benchmarks.frequency.jobs import Job
@@ -454,6 +455,42 @@ def test_the_screening_goes_on_with_the_better_candidates(tmp_path: Path) -> Non
             assert command.finalists(tmp_path) == list(four[:expected])
     with pytest.raises(SystemExit, match="no candidate is above its control"):
         command.finalists(tmp_path)
+
+
+@pytest.mark.parametrize("best, places", [("fsas", {"tail", "before", "last"}), ("band_gate", {"tail", "last"})])
+def test_the_factors_are_tried_where_the_best_candidate_can_stand(tmp_path: Path, best: str, places: set[str]) -> None:
+    four = [best, "periodic", "window_gains", "image_gains"]
+    values = {
+        Job(name, control=control, seed=seed): 20 + (not control) * (0.04 - 0.01 * four.index(name))
+        for name in four for control in (False, True) for seed in command.SCREEN_SEEDS
+    }  # fmt: skip
+    fill(tmp_path, values)
+    wanted = list(command.factors(tmp_path))
+    assert {job.place for job in wanted} == places
+    assert {job.candidate for job in wanted if job.patch == 64} == {"none", *four[:3]}
+    assert {job.candidate for job in wanted if job.place != "tail" or job.frequency_loss} == {"none", best}
+    for job in wanted:
+        jobs.build(replace(job, shape="narrow"))
+
+
+def test_folding_takes_a_block_into_the_convolution() -> None:
+    torch.manual_seed(0)
+    model = HATFreq(override(PRESETS["light"], TINY)).eval()
+    nn.init.normal_(model.upsample[0].weight, std=0.1)
+    images = [torch.rand(1, 3, 40, 48) for _ in range(2)]
+    with torch.no_grad():
+        fresh = fold.folded(deepcopy(model), images)
+        torch.testing.assert_close(fresh(images[0]), model(images[0]), rtol=0, atol=1e-6)
+        for layer in model.layers:
+            nn.init.normal_(layer.freq.fuse.weight, std=0.3)
+        without = deepcopy(model)
+        for layer in without.layers:
+            layer.freq.fuse.weight.zero_()
+        plain = fold.folded(deepcopy(model), images)
+        assert plain.config.frequency == "none" and not plain.fusion_parameters()
+        wanted = model(images[0])
+        left, lost = (one(images[0]) - wanted for one in (plain, without))
+        assert left.square().mean() < 0.2 * lost.square().mean()
 
 
 def test_light_is_trained_with_what_reached_the_bar_alone(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def factors(results: Path) -> Iterator[Job]:
     """Larger patches for the finalists; the place and a frequency loss for the best of them."""
     names = finalists(results)
     yield from side_by_side(names, SCREEN_SEEDS, LARGE_PATCHES)
-    for place in ("before", "last"):
+    for place in ("before", "last") if names[0] != "band_gate" else ("last",):
         yield from side_by_side(names[:1], SCREEN_SEEDS, Job("none", place=place))
     yield from side_by_side(names[:1], SCREEN_SEEDS, Job("none", frequency_loss=0.05))
 
