@@ -188,15 +188,17 @@ def render(path: Path) -> str:
     write_bytes(path.with_suffix(".md"), text.encode())
     with matplotlib.rc_context(STYLE):
         for name, figure in plots(result).items():
-            if figure is None:
-                continue
-            for kind in ("png", "pdf"):
-                content = io.BytesIO()  # without a date, equal results give equal bytes
-                figure.savefig(
-                    content, format=kind, dpi=130, metadata={"CreationDate": None} if kind == "pdf" else None
-                )
-                write_bytes(path.with_name(f"{path.stem}{name}.{kind}"), content.getvalue())
+            if figure is not None:
+                save(figure, path.with_name(f"{path.stem}{name}"))
     return text
+
+
+def save(figure: Figure, stem: Path) -> None:
+    """Write a figure as `.png` and `.pdf`; without a date, so that equal results give equal bytes."""
+    for kind in ("png", "pdf"):
+        content = io.BytesIO()
+        figure.savefig(content, format=kind, dpi=130, metadata={"CreationDate": None} if kind == "pdf" else None)
+        write_bytes(stem.with_name(f"{stem.name}.{kind}"), content.getvalue())
 
 
 def main(argv: Sequence[str] | None = None) -> None:

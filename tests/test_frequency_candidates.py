@@ -408,14 +408,16 @@ def test_tables_of_partial_results(tmp_path: Path, capsys: pytest.CaptureFixture
     values |= {Job("fsas", seed=s): 20.0 + s + gain for s, gain in gains.items()}
     values |= {Job("fsas", control=True, seed=s): 20.0 + s for s in gains}
     values |= {Job("periodic"): 20.0, Job("periodic", control=True): 20.05}
-    fill(tmp_path, values)
+    results = tmp_path / "frequency"
+    results.mkdir()
+    fill(results, values)
     elsewhere = Job("window_gains", control=True)  # on another processor than its candidate: not compared
-    fill(tmp_path, {Job("window_gains"): 30.0})
-    (tmp_path / f"{elsewhere.name}.json").write_text(json.dumps({**result(elsewhere, 20.0), "machine": "other"}))
+    fill(results, {Job("window_gains"): 30.0})
+    (results / f"{elsewhere.name}.json").write_text(json.dumps({**result(elsewhere, 20.0), "machine": "other"}))
     for control, value in (False, 21.0), (True, 20.0):  # both on a processor on which `none` was not run
         job = Job("band_gate", control=control)
-        (tmp_path / f"{job.name}.json").write_text(json.dumps({**result(job, value), "machine": "other"}))
-    command.main(["--results", str(tmp_path), "--report"])
+        (results / f"{job.name}.json").write_text(json.dumps({**result(job, value), "machine": "other"}))
+    command.main(["--results", str(results), "--report"])
     text = capsys.readouterr().out
     # p of 0.11 with a standard error of 0.01/sqrt(3) and 2 degrees of freedom is 0.00274; nine candidates were tried.
     assert "| fsas | 3 | +0.1100 | " in text and "| 0.025 | +0.110 | +0.110 | +0.1100 | +0.0000 | 10 | 0.500 |" in text
@@ -429,6 +431,14 @@ def test_tables_of_partial_results(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "At the bar (+0.02 dB, Holm's p below 0.05): fsas." in text
     assert "| fsas | +0.000 ± 0.000 | +0.000 ± 0.000 | +0.110 ± 0.025 |" in text
     assert "`none` (3 seeds): A 21.000, B 21.000 dB" in text
+    assert (tmp_path / "frequency.md").read_text().startswith(text.strip())
+    assert "- machines: other; unknown; one thread" in (tmp_path / "frequency.md").read_text()
+    assert (tmp_path / "frequency.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.artefacts
+def test_the_committed_tables_are_of_the_results() -> None:
+    assert command.RESULTS.with_suffix(".md").read_text().startswith(command.report(command.RESULTS)), "run --report"
 
 
 def test_the_screening_goes_on_with_the_better_candidates(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Train the candidates of docs/frequency.md stage by stage, and make the tables.
 
     python -m benchmarks.frequency --shared $SHARED --work runs/frequency --screen
-    python -m benchmarks.frequency --report
+    python -m benchmarks.frequency --report      # into benchmarks/results/frequency.md and .png
 
 SHARED holds `data/train/{hq480-a,hq480-b,bsds-sun}`, `data/train/hq480_manifest.csv` and `data/bench`. Every stage
 is a list of jobs, one after the other on one thread; a stopped command resumes its job at its last checkpoint. The
@@ -15,9 +15,11 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import matplotlib
 import torch
 
 from benchmarks.common import ROOT
+from benchmarks.render import STYLE, draw_differences, save
 from image_data.pairs import Pair
 from models.team08_HATFreq.system import write_bytes
 
@@ -32,6 +34,15 @@ SCREEN_SEEDS, CONFIRM_SEEDS, LIGHT_SEEDS = (0, 1, 2), tuple(range(10, 18)), (20,
 KEPT_AFTER_FIRST, KEPT_AFTER_SCREEN = 4, 3
 NARROW, LIGHT = Job("none"), Job("none", shape="light")
 LARGE_PATCHES = Job("none", patch=64, patches=2)
+STAGES = {
+    "Screening (narrow)": (SCREEN_SEEDS, NARROW),
+    "Confirmation (narrow, fresh seeds)": (CONFIRM_SEEDS, NARROW),
+    "light": (LIGHT_SEEDS, LIGHT),
+    "Patches of 64 (narrow)": (SCREEN_SEEDS, LARGE_PATCHES),
+    "Before the attention (narrow)": (SCREEN_SEEDS, Job("none", place="before")),
+    "Last group only (narrow)": (SCREEN_SEEDS, Job("none", place="last")),
+    "With a frequency loss of 0.05 (narrow)": (SCREEN_SEEDS, Job("none", frequency_loss=0.05)),
+}
 
 
 def ranking(folder: Path, seeds: Sequence[int]) -> dict[str, Compared]:
@@ -123,20 +134,28 @@ def report(folder: Path) -> str:
     if not results:
         return f"No finished job in {folder}.\n"
     ranked = json.loads((folder / PERIODICITY).read_text())
-    stages = {
-        "Screening (narrow)": (SCREEN_SEEDS, NARROW),
-        "Confirmation (narrow, fresh seeds)": (CONFIRM_SEEDS, NARROW),
-        "light": (LIGHT_SEEDS, LIGHT),
-        "Patches of 64 (narrow)": (SCREEN_SEEDS, LARGE_PATCHES),
-        "Before the attention (narrow)": (SCREEN_SEEDS, Job("none", place="before")),
-        "Last group only (narrow)": (SCREEN_SEEDS, Job("none", place="last")),
-        "With a frequency loss of 0.05 (narrow)": (SCREEN_SEEDS, Job("none", frequency_loss=0.05)),
-    }
     parts = []
-    for title, (seeds, setting) in stages.items():
+    for title, (seeds, setting) in STAGES.items():
         if any(job in results for name in CANDIDATES for job in jobs_of(name, True, seeds, setting)):
             parts += [f"## {title}\n", table(results, seeds, setting), details(results, seeds, setting, ranked)]
     return "\n".join(parts) or "No control is finished.\n"
+
+
+def publish(folder: Path) -> str:
+    """Write the tables, and a plot of what has two seeds or more, beside the folder; returns the tables."""
+    text, results = report(folder), read_results(folder)
+    machines = sorted({result.get("machine", "unknown") for result in results.values()})
+    facts = f"- results: `{folder.name}/`, one file a job\n- machines: {'; '.join(machines)}; one thread\n"
+    write_bytes(folder.with_suffix(".md"), f"{text}\n{facts}".encode())
+    found = {
+        f"{name}, {title.split(' (')[0].lower()}": one.difference
+        for title, (seeds, setting) in STAGES.items()
+        for name, one in against_controls(results, seeds, setting).items() if len(one.values) > 1
+    }  # fmt: skip
+    if found:
+        with matplotlib.rc_context(STYLE):
+            save(draw_differences(found, "PSNR-Y minus the control's, dB"), folder)
+    return text
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -152,12 +171,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         ("confirm", "the three best that are above their control, with eight fresh seeds"),
         ("light", "those of them that reached the bar, in `light`"),
         ("factors", "larger patches, places, a frequency loss"),
-        ("report", "print the tables of what is finished"),
+        ("report", "print and write the tables of what is finished, and draw them"),
     ):
         stage.add_argument(f"--{name}", action="store_true", help=text)
     args = parser.parse_args(argv)
     if args.report:
-        print(report(args.results))
+        print(publish(args.results))
         return
     if args.shared is None or args.work is None:
         parser.error("a stage needs --shared and --work")

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
+from benchmarks.tables import Difference
+
 from .blocks import CANDIDATES
 from .jobs import BANDS, HIGHEST, Job
 
@@ -53,6 +55,11 @@ class Compared:
         if n < 2:
             return float("nan")
         return float(student.ppf(1 - level / 2, n - 1)) * statistics.stdev(self.values) / n**0.5
+
+    @property
+    def difference(self) -> Difference:
+        """The mean and its 95 % interval."""
+        return Difference(self.mean, self.mean - self.half(), self.mean + self.half(), self.values)
 
     @property
     def p(self) -> float:
