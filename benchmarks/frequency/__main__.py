@@ -30,7 +30,7 @@ from .periodicity import periodicity
 from .report import PERIODICITY, Compared, against_controls, at_the_bar, details, jobs_of, psnr, read_results, table
 
 RESULTS = ROOT / "benchmarks" / "results" / "frequency"
-SCREEN_SEEDS, CONFIRM_SEEDS, LIGHT_SEEDS = (0, 1, 2), tuple(range(10, 18)), (20, 21, 22)
+SCREEN_SEEDS, CONFIRM_SEEDS, LIGHT_SEEDS = (0, 1, 2), tuple(range(10, 18)), tuple(range(20, 25))
 KEPT_AFTER_FIRST, KEPT_AFTER_SCREEN = 4, 3
 NARROW, LIGHT = Job("none"), Job("none", shape="light")
 LARGE_PATCHES = Job("none", patch=64, patches=2)
