@@ -75,7 +75,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not paths:
         raise SystemExit(f"no photographs in {args.photographs}")
     images = [to_tensor([imresize(cut_to_scale(read_rgb(path)), 1 / SCALE)]) for path in paths]
-    about = {"folded_from": found.sha256, "photographs": f"{args.photographs.name}, the first {len(paths)}"}
+    fitted = f"fitted on the first {len(paths)} photographs of {args.photographs.name}"
+    about = {
+        "changed_from": found.sha256,
+        "changed": f"its frequency blocks folded into the convolutions (benchmarks/frequency/fold.py), {fitted}",
+    }
     print(save_weights(folded(model.eval(), images), args.out, about))
 
 
