@@ -23,7 +23,7 @@ from benchmarks.render import STYLE, draw_differences, save
 from image_data.pairs import Pair
 from models.team08_HATFreq.system import write_bytes
 
-from .blocks import CANDIDATES
+from .blocks import CANDIDATES, places_of
 from .data import read_pool, read_sets
 from .jobs import Job, run
 from .periodicity import periodicity
@@ -95,7 +95,7 @@ def factors(results: Path) -> Iterator[Job]:
     """Larger patches for the finalists; the place and a frequency loss for the best of them."""
     names = finalists(results)
     yield from side_by_side(names, SCREEN_SEEDS, LARGE_PATCHES)
-    for place in ("before", "last") if names[0] != "band_gate" else ("last",):
+    for place in (one for one in places_of(names[0]) if one != "tail"):
         yield from side_by_side(names[:1], SCREEN_SEEDS, Job("none", place=place))
     yield from side_by_side(names[:1], SCREEN_SEEDS, Job("none", frequency_loss=0.05))
 
@@ -141,9 +141,11 @@ def report(folder: Path) -> str:
     return "\n".join(parts) or "No control is finished.\n"
 
 
-def publish(folder: Path) -> str:
+def write_report(folder: Path) -> str:
     """Write the tables, and a plot of what has two seeds or more, beside the folder; returns the tables."""
     text, results = report(folder), read_results(folder)
+    if not results:
+        return text
     machines = sorted({result.get("machine", "unknown") for result in results.values()})
     facts = f"- results: `{folder.name}/`, one file a job\n- machines: {'; '.join(machines)}; one thread\n"
     write_bytes(folder.with_suffix(".md"), f"{text}\n{facts}".encode())
@@ -176,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         stage.add_argument(f"--{name}", action="store_true", help=text)
     args = parser.parse_args(argv)
     if args.report:
-        print(publish(args.results))
+        print(write_report(args.results))
         return
     if args.shared is None or args.work is None:
         parser.error("a stage needs --shared and --work")

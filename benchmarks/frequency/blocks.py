@@ -37,6 +37,11 @@ PRESENT = "present"  # the module that is shipped
 PLACES = ("tail", "before", "last")
 
 
+def places_of(name: str) -> tuple[str, ...]:
+    """Where a candidate can stand: `band_gate` joins the convolution at a group's end, and cannot precede a group."""
+    return ("tail", "last") if name == "band_gate" else PLACES
+
+
 class Block(nn.Module):
     """A core between 1x1 convolutions: `b h w c` -> `b h w c`, zero for a fresh block.
 
@@ -127,8 +132,8 @@ def attach(model: HATFreq, name: str, control: bool = False, place: str = "tail"
     if name not in (*CANDIDATES, PRESENT, "none") or place not in PLACES:
         known = f"candidates: {', '.join((*CANDIDATES, PRESENT, 'none'))}; places: {', '.join(PLACES)}"
         raise ValueError(f"{known}; got {name!r}, {place!r}")
-    if name == "band_gate" and place == "before":
-        raise ValueError("band_gate stands in place of the convolution at a group's end, not before its attention")
+    if place not in places_of(name):
+        raise ValueError(f"{name} can stand at {', '.join(places_of(name))}; got {place!r}")
     dim, window = model.config.embed_dim, model.config.window_size
     layers = list(enumerate(model.layers))
     for i, layer in layers[-1:] if place == "last" else layers:

@@ -71,9 +71,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(line)
     if model.config.frequency == "none":
         raise SystemExit(f"{args.weights} has no frequency blocks: nothing to fold")
-    paths = sorted(args.photographs.iterdir())[: args.count]
+    paths = sorted(args.photographs.iterdir())[: args.count] if args.photographs.is_dir() else []
     if not paths:
-        raise SystemExit(f"no photographs in {args.photographs}")
+        raise SystemExit(f"{args.photographs} is not a folder of photographs: give one to --photographs")
     images = [to_tensor([imresize(cut_to_scale(read_rgb(path)), 1 / SCALE)]) for path in paths]
     fitted = f"fitted on the first {len(paths)} photographs of {args.photographs.name}"
     about = {

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
-from benchmarks.tables import Difference
+from benchmarks.tables import Difference, paired
 
 from .blocks import CANDIDATES
 from .jobs import BANDS, HIGHEST, Job
@@ -58,8 +58,8 @@ class Compared:
 
     @property
     def difference(self) -> Difference:
-        """The mean and its 95 % interval."""
-        return Difference(self.mean, self.mean - self.half(), self.mean + self.half(), self.values)
+        """The mean and its 95 % interval; of two values or more."""
+        return paired(self.values, [0.0] * len(self.values))
 
     @property
     def p(self) -> float:
@@ -195,17 +195,21 @@ def quarter_gains(pairs: Sequence[tuple[Result, Result]], ranked: dict[str, floa
 
 
 def details(results: dict[Job, Result], seeds: Sequence[int], setting: Job, ranked: dict[str, float]) -> str:
-    """Markdown: gains against the control by band of frequency and by periodicity, mean and 95 % interval."""
+    """Markdown: gains against the control seed by seed, by band of frequency and by periodicity; 95 % intervals."""
     edges = np.linspace(0, HIGHEST, BANDS + 1)
     head = ["candidate", *(f"{low:.2f}-{high:.2f}" for low, high in pairwise(edges))]
     bands = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    by_seed = ["| candidate | 95 % interval, not corrected | seed by seed |", "|---|---|---|"]
     quarters = ["| candidate | least periodic quarter | second | third | most periodic |", "|---|---|---|---|---|"]
     for name in CANDIDATES:
         pairs = pairs_of(results, name, seeds, setting)
         if pairs:
+            one = Compared(tuple(psnr(ours) - psnr(control) for ours, control in pairs))
+            interval = f"{one.difference.low:+.3f} .. {one.difference.high:+.3f}" if len(pairs) > 1 else "one seed"
+            by_seed.append(f"| {name} | {interval} | {', '.join(f'{value:+.3f}' for value in one.values)} |")
             bands.append(f"| {name} | {' | '.join(_cells(band_gains(pairs)))} |")
             quarters.append(f"| {name} | {' | '.join(_cells(quarter_gains(pairs, ranked)))} |")
-    return "\n".join([*bands, "", *quarters]) + "\n"
+    return "\n".join([*by_seed, "", *bands, "", *quarters]) + "\n"
 
 
 def _cells(rows: NDArray[np.float64]) -> list[str]:
