@@ -41,7 +41,7 @@ class Job:
     """What a training depends on.
 
     Attributes:
-        candidate: a candidate, `present` or `none`.
+        candidate: a candidate or `none`.
         control: its control instead.
         seed: of the start and of the patches.
         shape: `narrow` or `light`.

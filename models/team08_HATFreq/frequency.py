@@ -1,11 +1,11 @@
 """The frequency-domain fusion block: joins a second path with the convolution that ends a group, band by band.
 
-`tail + g * (path - tail)`, where `tail` is the group's 3x3 convolution, `path` two 1x1 convolutions beside it, and `g` a
-gate between -1 and 1 for every channel and band of frequency. The gates come from the powers of both paths in all
+`tail + g * (path - tail)`, where `tail` is the group's 3x3 convolution, `path` two 1x1 convolutions beside it, and `g`
+a gate between -1 and 1 for every channel and band of frequency. The gates come from the powers of both paths in all
 bands: what an image holds at which frequency decides what each path gives to the result there, as in a Wiener filter.
 No convolution can do that, whose response is the same for every image. The bands are rings around frequency 0, counted
-in cycles/pixel: a network trained on patches treats a photograph in the same way. Neither phases nor positions enter the
-gates, so that a shift of the image (around its border) shifts the result.
+in cycles/pixel: a network trained on patches treats a photograph in the same way. Neither phases nor positions enter
+the gates, so that a shift of the image (around its border) shifts the result.
 
 The last layer of the gates is zero at first: a network with fresh blocks is exactly the network without. Chosen among
 nine candidates by docs/frequency.md.
@@ -35,8 +35,8 @@ class FrequencyFusion(nn.Module):
 
     Args:
         dim: channels c.
-        mode: `bands`, or `channels`: the same parameters without a transform, one gate for all frequencies of a channel,
-            which is the control of the experiment.
+        mode: `bands`, or `channels`: the same parameters without a transform, one gate for all frequencies of a
+            channel, which is the control of the experiment.
 
     Raises:
         ValueError: an unknown mode.
@@ -62,14 +62,12 @@ class FrequencyFusion(nn.Module):
 
     def _moved(self, tail: Tensor, path: Tensor) -> Tensor:
         """What the gates take from the convolution and give from the path."""
-        both = torch.cat([tail, path], dim=1)
         if not self.transform:
-            powers = both.square().mean(dim=(2, 3))[..., None].expand(-1, -1, RINGS)
+            powers = torch.cat([tail, path], dim=1).square().mean(dim=(2, 3))[..., None].expand(-1, -1, RINGS)
             return (path - tail) * self._gates(powers).mean(dim=-1)[..., None, None]
-        spectrum, rings = rfft2(both), ring_bands(tail)  # b 2c h w/2+1 2
-        gates = self._gates(band_power(power(spectrum), rings))
-        tail, path = spectrum.chunk(2, dim=1)
-        return irfft2(weigh(path - tail, gates, rings), both.shape[-1])
+        bands, spectra = ring_bands(tail), [rfft2(tail), rfft2(path)]  # of each b c h w/2+1 2
+        gates = self._gates(torch.cat([band_power(power(one), bands) for one in spectra], dim=1))
+        return irfft2(weigh(spectra[1] - spectra[0], gates, bands), tail.shape[-1])
 
     def _gates(self, powers: Tensor) -> Tensor:
         """`b 2c rings` -> `b c rings`, between -1 and 1."""

@@ -98,7 +98,7 @@ def load(path: str | os.PathLike[str]) -> LoadedWeights:
     _check_tensors(path, state)
     if any(_FORMER_BLOCKS in key for key in state):
         raise WeightsError(
-            f"{path} has frequency blocks of a kind that is gone: `git checkout {_LAST_WITH_THEM}` still runs it, and there "
+            f"{path} has frequency blocks of a kind that is gone: `git checkout {_LAST_WITH_THEM}` runs it, and there "
             "`python -m benchmarks.frequency.carry` makes weights for the present blocks from it"
         )
     return LoadedWeights(path, state, _config(path, metadata), sha256, source, metadata)
@@ -204,8 +204,8 @@ def save_weights(
 def describe(state: Mapping[str, Tensor]) -> HATConfig:
     """The shape of the network that a state dict belongs to, read off its tensors.
 
-    Tensors do not tell everything: the control `channels` reads as `bands`, and conv_scale and drop_path_rate follow the
-    presets (1 and 0 with `pixelshuffledirect`, 0.01 and 0.1 with `pixelshuffle`).
+    Tensors do not tell everything: the control `channels` reads as `bands`, and conv_scale and drop_path_rate follow
+    the presets (1 and 0 with `pixelshuffledirect`, 0.01 and 0.1 with `pixelshuffle`).
 
     Raises:
         WeightsError: not a HAT or HATFreq.
