@@ -50,8 +50,8 @@ class Block(nn.Module):
         self.reduce = nn.Sequential(nn.Conv2d(dim, dim // 2, 1), nn.GELU())
         self.core = core(dim // 2, transform)
         self.fuse = nn.Conv2d(2 * (dim // 2), dim, 1)
-        nn.init.zeros_(self.fuse.weight)
-        nn.init.zeros_(self.fuse.bias)
+        for parameter in self.fuse.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, r: Tensor, tail: Tensor) -> Tensor:
         u = self.reduce(r)  # b c/2 h w
@@ -96,8 +96,10 @@ def attach(model: HATFreq, name: str, control: bool = False, place: str = "tail"
             continue
         if name == "band_gate":
             layer.freq = FrequencyFusion(dim, "channels" if control else "bands")
-        elif place == "before":
-            layer.residual_group = Before(Block(dim, CORES[name], not control), layer.residual_group)
+            continue
+        block = Block(dim, CORES[name], not control)
+        if place == "before":
+            layer.residual_group = Before(block, layer.residual_group)  # type: ignore[arg-type]
         else:
-            layer.freq = Block(dim, CORES[name], not control)
+            layer.freq = block
     return model

@@ -79,7 +79,7 @@ class Shrinkage(nn.Module):
         self.mix = nn.Conv2d(2 * channels, channels, 1)
         self.gains = nn.Conv2d(channels, channels, 1)
         nn.init.normal_(self.gains.weight, std=0.02)
-        nn.init.zeros_(self.gains.bias)
+        nn.init.zeros_(self.gains.bias)  # type: ignore[arg-type]
 
     def forward(self, powers: Tensor, smoothed: Tensor) -> Tensor:
         level = 0.25 * (smoothed + EPS).log()
@@ -132,7 +132,7 @@ class SpectralAttention(nn.Module):
         self.norm = nn.LayerNorm(channels)
 
     def forward(self, u: Tensor) -> Tensor:
-        weight, bias = self.neighbours.weight.float(), self.neighbours.bias.float()
+        weight, bias = self.neighbours.weight.float(), self.neighbours.bias.float()  # type: ignore[union-attr]
         q, k, v = F.conv2d(conv1x1(u, self.qkv), weight, bias, padding=1, groups=len(weight)).chunk(3, dim=1)
         if self.transform:
             spectrum = correlate(rfft2(self._windows(q)), rfft2(self._windows(k)))
