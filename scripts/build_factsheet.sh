@@ -12,7 +12,7 @@ source scripts/environment.sh
 for need in booktabs.sty:texlive-latex-recommended lmodern.sty:lmodern tikz.sty:texlive-pictures; do
     kpsewhich "${need%:*}" > /dev/null 2>&1 || fail "TeX's ${need%:*} is missing: apt install ${need#*:}"
 done
-ensure_environment train
+ensure_environment dev
 
 # The end of the challenge, and not the commit's date: the PDF is part of the commit.
 export SOURCE_DATE_EPOCH=1742515200 FORCE_SOURCE_DATE=1
