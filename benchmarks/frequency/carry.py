@@ -5,7 +5,8 @@
 The new block's path is linear in its last layer and stands beside a 3x3 convolution. Both are fitted to what the
 group's convolution and its old block give together (least squares, on the LR of the photographs), with the path's first
 layer from the old block; group after group, each on what the changed ones before it give. The gates stand open by a
-half everywhere: the new block mixes two equal parts at first, as the old one added them.
+half everywhere: the new block mixes two equal parts at first, as the old one added them. The file is for the network
+of commit e5d0833, whose own block this is; the present one does not open it.
 """
 
 import argparse
