@@ -36,7 +36,7 @@ OPEN = 0.5  # what the gates let through: that share of the path, the rest of th
 
 
 def carried(model: HATFreq, images: Sequence[Tensor]) -> HATFreq:
-    """The network with `band_gate` in place of its blocks, as near as the fit comes on these LR images `1 3 h w`."""
+    """Put `band_gate` in place of the blocks, as near as the fit comes on these LR images `1 3 h w`; in place."""
     for layer in model.layers:
         recorded: list[tuple[Tensor, Tensor]] = []
         handle = layer.freq.register_forward_hook(lambda _module, x, y, to=recorded: to.append((x[0], y)))
