@@ -53,9 +53,9 @@ COUNT_SIDE = 64  # LR pixels a side of the input whose multiply-accumulates are 
 KINDS: dict[str, dict[str, Any]] = {  # name -> changes to the preset
     "reference HAT": {},
     "the same network here": {"frequency": "none"},
-    "with frequency blocks": {"frequency": "both"},
-    "with frequency blocks, plain attention": {"frequency": "both"},
-    "with frequency blocks, compiled": {"frequency": "both"},
+    "with frequency blocks": {"frequency": "bands"},
+    "with frequency blocks, plain attention": {"frequency": "bands"},
+    "with frequency blocks, compiled": {"frequency": "bands"},
 }
 Row = dict[str, Any]
 
@@ -165,7 +165,7 @@ def count(args: argparse.Namespace) -> list[Row]:
     """
     rows, lq = [], torch.zeros(1, 3, COUNT_SIDE, COUNT_SIDE)
     for preset in args.presets or PRESETS:
-        for frequency in ("none", "both"):
+        for frequency in ("none", "bands"):
             model = HATFreq(override(PRESETS[preset], {"frequency": frequency})).eval()
             parameters = sum(parameter.numel() for parameter in model.parameters())
             row = {"preset": preset, "frequency": frequency, "parameters": parameters}
@@ -180,13 +180,13 @@ def count(args: argparse.Namespace) -> list[Row]:
 CASES: dict[str, dict[str, Any]] = {  # name -> settings of the trainer; empty for the reference
     "reference HAT, fp32": {},
     "the same network here, fp32": {"frequency": "none", "model_overrides": ("upsampler=pixelshuffle",)},
-    "with fusion, as the preset is, fp32": {"frequency": "both"},
+    "with fusion, as the preset is, fp32": {"frequency": "bands"},
     "reference HAT, bf16 autocast": {},
     "the same network here, bf16": {"frequency": "none", "model_overrides": ("upsampler=pixelshuffle",)},
-    "with fusion, bf16": {"frequency": "both"},
-    "with fusion, compiled, fp32": {"frequency": "both", "compile": True},
-    "with fusion, checkpointing, fp32": {"frequency": "both", "checkpointing": True},
-    "with fusion, checkpointing, bf16": {"frequency": "both", "checkpointing": True},
+    "with fusion, bf16": {"frequency": "bands"},
+    "with fusion, compiled, fp32": {"frequency": "bands", "compile": True},
+    "with fusion, checkpointing, fp32": {"frequency": "bands", "checkpointing": True},
+    "with fusion, checkpointing, bf16": {"frequency": "bands", "checkpointing": True},
 }
 ONLY_CUDA = ("reference HAT, bf16 autocast", "the same network here, bf16", "with fusion, checkpointing, bf16")
 
