@@ -184,7 +184,7 @@ def texts() -> dict[str, str]:
         "frequency": frequency(),
         "selection": tabular([chosen(choices, 0, 1, 3, 4, 5)], "lrrrl", source(found["selection"])),
         "flow": tabular([flow], "lr"),
-        "speed": tabular([chosen(passes, 0, 1, 3, 4, 5, 6, 7, 8)], "lllrrrrr", source(found["speed_forward_cpu"])),
+        "speed": tabular([chosen(passes, 0, 1, 3, 4, 5, 7, 8, 9)], "lllrrrrr", source(found["speed_forward_cpu"])),
         "complexity": tabular(tables.speed_count(found["speed_count"]), "lrrrrrr", source(found["speed_count"])),
     }
 

@@ -178,11 +178,11 @@ def test_steps_and_passes_are_compared_with_their_reference() -> None:
         ["1.500", "1.000 to 2.000", "2.00x", "2.00"],
     ]
     one = {"preset": "base", "size": "1x1", "precision": "fp32", "difference": 0.0, "floor_seconds": 1.0}
-    rows = [
-        {**one, "kind": k, "seconds": s, "peak_bytes": b} for k, s, b in (("HAT", 3.0, 4e6), ("ours", 1.0, 1e6))
-    ] * 2
+    kinds = (("HAT", 3.0, 4e6), ("ours", 0.75, 1e6), ("ours, with frequency blocks", 1.0, 2e6))
+    rows = [{**one, "kind": k, "seconds": s, "peak_bytes": b} for k, s, b in kinds] * 2
     (table,) = tables.speed_forward({"rows": rows})
-    assert [row[5:8] for row in table.rows] == [["1.00x", "4", "1.00"], ["3.00x", "1", "0.25"]] * 2
+    told = [["1.00x", "", "4", "1.00"], ["4.00x", "", "1", "0.25"], ["3.00x", "25.0%", "2", "0.50"]]
+    assert [row[5:9] for row in table.rows] == told * 2
 
 
 @pytest.mark.artefacts
