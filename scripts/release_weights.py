@@ -374,6 +374,21 @@ def release(runs: Sequence[Path], target: Path, data: str, sets: dict[str, list[
     write_bytes(target.with_suffix(".md"), card(facts).encode())
 
 
+def standing_scores(target: Path, sets: dict[str, list[Pair]]) -> dict[str, dict[str, float]]:
+    """What the facts of the weights in the zoo tell of those of the sets that they were scored on, single pass.
+
+    Raises:
+        SystemExit: there are no facts, or none of these sets is among them.
+    """
+    path = target.with_suffix(".json")
+    if not path.is_file():
+        raise SystemExit(f"{target} has no {path.name} that tells its scores: take both from git")
+    told = json.loads(path.read_text(encoding="utf-8"))["scores"]
+    if not (found := {name: told[name]["single"] for name in sets if name in told}):
+        raise SystemExit(f"{path} tells no score of {', '.join(sets)}: --bench must hold one of {', '.join(told)}")
+    return found
+
+
 def worse_sets(ours: dict[str, dict[str, float]], standing: dict[str, dict[str, float]]) -> list[str]:
     """The sets on which the new weights are not better than those that stand, with both values of PSNR."""
     return [
@@ -405,8 +420,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     previous_facts(args.run[0], target)
     sets = find_sets(args.bench)
     if target.exists():
-        told = json.loads(target.with_suffix(".json").read_text(encoding="utf-8"))["scores"]
-        worse = worse_sets(scores_of(source, sets, 1), {name: one["single"] for name, one in told.items()})
+        worse = worse_sets(scores_of(source, sets, 1), standing_scores(target, sets))
         if worse:
             print(f"not released: the weights in the zoo are at least as good on {', '.join(worse)}", file=sys.stderr)
             return 1

@@ -488,6 +488,16 @@ def test_the_factors_are_tried_where_the_best_candidate_can_stand(tmp_path: Path
         jobs.build(replace(job, shape="narrow"))
 
 
+@pytest.mark.parametrize("frequency", [0.07, 0.22, 0.43])
+def test_an_errors_power_is_in_its_band(frequency: float) -> None:
+    wave = np.rint(20 * np.sin(2 * np.pi * frequency * np.arange(96)))[None, :, None]
+    hr = np.full((64, 96, 3), 128, np.uint8)
+    energy = jobs.error_bands((hr + wave).astype(np.uint8), hr)
+    assert int(energy.argmax()) == int(frequency * 2 * jobs.BANDS) and energy.max() > 0.9 * energy.sum()
+    luma = 20 * (65.481 + 128.553 + 24.966) / 255  # of a grey wave, in BT.601's range
+    assert energy.sum() == pytest.approx(luma**2 / 2, rel=0.05)
+
+
 def test_light_is_trained_with_what_reached_the_bar_alone(tmp_path: Path) -> None:
     gains = {"fsas": 0.05, "periodic": 0.03, "band_gate": 0.01, "window_gains": -0.01}
     seeds = (*command.SCREEN_SEEDS, *command.CONFIRM_SEEDS)

@@ -16,7 +16,7 @@ from benchmarks.render import BLUE, GREEN
 from models.team08_HATFreq.image_io import read_rgb, write_png
 from models.team08_HATFreq.weights import load, read_state_dict, save_weights
 from scripts import draw_curve, release_weights
-from scripts.release_weights import ZOO, card, main, training_command, worse_sets
+from scripts.release_weights import ZOO, card, main, standing_scores, training_command, worse_sets
 from utils.resize import imresize
 
 NAME = "hatfreq_light_x4"
@@ -178,6 +178,17 @@ def test_weights_must_be_better_on_every_set() -> None:
     assert worse_sets({"A": {"psnr": 30.1}, "B": {"psnr": 28.1}}, standing) == []
     assert worse_sets({"A": {"psnr": 31.0}, "B": {"psnr": 28.0}}, standing) == ["B 28.0000 against 28.0000 dB"]
     assert worse_sets({"A": {"psnr": 31.0}, "C": {"psnr": 20.0}}, standing) == []  # C was not scored before
+
+
+def test_weights_are_compared_on_one_set_at_least(tmp_path: Path) -> None:
+    target = tmp_path / "hatfreq_light_x4.safetensors"
+    with pytest.raises(SystemExit, match=r"hatfreq_light_x4\.json"):
+        standing_scores(target, {"A": []})
+    scores = {"A": {"single": {"psnr": 30.0}, "x8": {"psnr": 31.0}}, "B": {"single": {"psnr": 28.0}}}
+    target.with_suffix(".json").write_text(json.dumps({"scores": scores}))
+    assert standing_scores(target, {"A": [], "C": []}) == {"A": {"psnr": 30.0}}
+    with pytest.raises(SystemExit, match="no score of C: --bench must hold one of A, B"):
+        standing_scores(target, {"C": []})
 
 
 def test_a_command_names_no_folder_of_the_machine() -> None:

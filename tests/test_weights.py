@@ -223,7 +223,7 @@ def test_blocks_of_the_former_kind_are_refused_with_the_version_that_runs_them(t
     state = fresh(frequency="none").state_dict() | {"layers.0.freq.reduce.0.weight": torch.zeros(6, 12, 1, 1)}
     for told in ({}, {"model": json.dumps({**dataclasses.asdict(TINY), "frequency": "both"})}):
         save_weights(state, tmp_path / "a.safetensors", told)
-        with pytest.raises(WeightsError, match=r"git checkout 5d1d9e9.*benchmarks\.frequency\.carry"):
+        with pytest.raises(WeightsError, match=r"git checkout 831619b.*benchmarks\.frequency\.carry"):
             load(tmp_path / "a.safetensors")
 
 

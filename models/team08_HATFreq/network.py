@@ -5,7 +5,7 @@ Paper: X. Chen et al., "Activating More Pixels in Image Super-Resolution Transfo
 
 Changed against the reference code:
 
-* `layers.i.freq`, a `FrequencyFusion` beside the convolution that ends group i: `conv(r) + freq(r)`;
+* `layers.i.freq`, a `FrequencyFusion` after the convolution that ends group i: `freq(r, conv(r))`, not `conv(r)`;
 * inputs of any size: padded at the bottom and right to a multiple of the window, by reflection where the image is large
   enough and by repetition where it is not;
 * gradient checkpointing (`set_grad_checkpointing`) recomputes every block; the reference ignores its option;

@@ -33,7 +33,7 @@ _NESTS = ("params_ema", "params", "ema", "model", "state_dict", "model_state_dic
 _PREFIXES = ("module.", "_orig_mod.")
 _BLOCK = "layers.0.residual_group.blocks.0."
 _OVERLAP = "layers.{}.residual_group.overlap_attn.relative_position_bias_table"
-_FORMER_BLOCKS, _LAST_WITH_THEM = ".freq.reduce.", "5d1d9e9"  # before the blocks of frequency.py
+_FORMER_BLOCKS, _LAST_WITH_THEM = ".freq.reduce.", "831619b"  # before the blocks of frequency.py
 _SHAPE_FREE = ("scale", "frequency", "drop_path_rate", "num_feat")  # what presets of one name may differ in
 
 
@@ -99,7 +99,7 @@ def load(path: str | os.PathLike[str]) -> LoadedWeights:
     if any(_FORMER_BLOCKS in key for key in state):
         raise WeightsError(
             f"{path} has frequency blocks of a kind that is gone: `git checkout {_LAST_WITH_THEM}` runs it, and there "
-            "`python -m benchmarks.frequency.carry` makes weights for the present blocks from it"
+            "`python -m benchmarks.frequency.carry` makes weights for the present blocks from it (from the mode `both`)"
         )
     return LoadedWeights(path, state, _config(path, metadata), sha256, source, metadata)
 
