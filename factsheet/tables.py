@@ -160,7 +160,7 @@ def numbers(facts: Facts, weights: dict[str, Any]) -> str:
         "LightMinutes": f"{sum(run['minutes'] for run in runs):,}",
         "LightPatches": f"{sum(run['patches'] for run in runs):,}",
         "LightMachine": f"{runs[-1]['machine']}, {runs[-1]['gpu'] or 'no GPU'}",
-        "LightTeacher": f"distilled from {', '.join(teachers)}" if teachers else "no teacher network",
+        "LightTeacher": f"{', '.join(teachers)} as the teacher" if teachers else "no teacher network",
         "LightScores": scores("single"),
         "LightScoresEnsemble": scores("x8"),
     }
