@@ -15,19 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.tables import (
-    BANDS,
     CHOICES,
-    COMPARISONS,
     TABLES,
-    VARIANTS,
     Difference,
     Result,
-    ablation_psnr,
-    band_gains,
     budget_differences,
     is_teacher,
     paired,
@@ -116,34 +110,11 @@ def draw_differences(differences: dict[str, Difference], label: str) -> Figure:
     return figure
 
 
-def draw_bands(result: Result) -> Figure:
-    """Each variant's gain over `none` by frequency: the mean over the seeds as a line, their range as a band."""
-    figure = Figure(figsize=(6.4, 4), layout="constrained")
-    axes = figure.subplots()
-    middles = (np.arange(BANDS) + 0.5) * 0.5 / BANDS
-    for variant, colour, marker in zip(VARIANTS[1:], (GREY, BLUE, GREEN, ORANGE), "osD^", strict=True):
-        gains = band_gains(result, variant)
-        axes.plot(middles, gains.mean(axis=0), color=colour, marker=marker, markersize=5, label=variant)
-        axes.fill_between(middles, gains.min(axis=0), gains.max(axis=0), color=colour, alpha=0.13)
-    axes.axhline(0, color=GREY, linewidth=1)
-    axes.axvline(0.125, color=GREY, linewidth=1, linestyle=":")
-    axes.text(0.13, 0.98, "finest detail of the LR image", transform=axes.get_xaxis_transform(), va="top", color=GREY)
-    axes.set_xlabel("radial frequency, cycles per HR pixel")
-    axes.set_ylabel("gain over none (no module), dB")
-    axes.legend(frameon=False)
-    return figure
-
-
 def plots(result: Result) -> dict[str, Figure | None]:
     """What comes after the file's stem -> a figure."""
     kind = result["kind"]
     if kind == "quality":
         return {"": draw_quality(result)}
-    if kind == "ablation":
-        found = {
-            f"{a} minus {b}": paired(*(ablation_psnr(result, one, "mean") for one in (a, b))) for a, b in COMPARISONS
-        }
-        return {"": draw_differences(found, "PSNR-Y, mean of the sets, dB"), "_bands": draw_bands(result)}
     if kind == "budget":
         return {"": draw_differences(budget_differences(result), "PSNR-Y, mean of the sets, dB")}
     if kind == "selection":

@@ -5,19 +5,13 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import ttest_1samp
 
 PUBLISHED = Path(__file__).with_name("published_x4.csv")
 CONFIDENCE = 0.95
-BANDS = 10  # rings of the error's spectrum, evenly from 0 to 0.5 cycles/pixel
-VARIANTS = ("none", "identity", "global", "window", "both")
-COMPARISONS = [(variant, "none") for variant in VARIANTS[1:]] + [("both", "identity")]
 BASE, LIGHT = "base", "light"
 ARMS = {  # of benchmarks/budget.py
     BASE: "L1 on the truth, at the batch, patch and EMA below",
@@ -132,58 +126,13 @@ def published() -> Table:
     return Table(["method", "parameters", *sets, "source"], cells, title)
 
 
-def ablation(result: Result) -> list[Table]:
-    """Scores of the variants, their paired differences, and the gain in each band of the spectrum."""
-    names = [*unique(row["set"] for row in result["rows"]), "mean"]
-    parameters = result["parameters"]
-    scores = []
-    for variant in VARIANTS:
-        values = [ablation_psnr(result, variant, name) for name in names]
-        cells = [f"{statistics.fmean(v):.3f} ± {statistics.stdev(v):.3f}" for v in values]
-        scores.append([variant, f"{parameters[variant]:,}", *cells])
-    differences = []
-    for ours, other in COMPARISONS:
-        found = [paired(*(ablation_psnr(result, one, name) for one in (ours, other))) for name in names]
-        differences.append([f"{ours} minus {other}", *map(str, found), found[-1].verdict])
-    return [
-        Table(["module", "parameters", *names], scores, "PSNR-Y in dB, mean and standard deviation over the seeds"),
-        Table(["paired differences", *names, "on the mean"], differences, "Differences in dB, with 95 % intervals"),
-        band_table(result),
-    ]
-
-
-def ablation_psnr(result: Result, variant: str, name: str) -> list[float]:
+def variant_psnr(result: Result, variant: str, name: str) -> list[float]:
     """PSNR-Y of a variant on a set, a value a seed; over all sets for the name `mean`."""
     by_seed: dict[int, list[float]] = {}
     for row in result["rows"]:
         if row["variant"] == variant and name in (row["set"], "mean"):
             by_seed.setdefault(row["seed"], []).append(row["psnr"])
     return [statistics.fmean(by_seed[seed]) for seed in sorted(by_seed)]
-
-
-def band_gains(result: Result, variant: str) -> NDArray[np.float64]:
-    """The gain over `none` of a variant in each band, in dB: `seeds BANDS`; above 0 is better."""
-    power: dict[str, NDArray[np.float64]] = {}
-    for one in ("none", variant):
-        by_seed: dict[int, Any] = {}
-        for row in result["rows"]:
-            if row["variant"] == one:
-                by_seed[row["seed"]] = by_seed.get(row["seed"], 0) + np.array(row["bands"])
-        power[one] = np.array([by_seed[seed] for seed in sorted(by_seed)])
-    return 10 * np.log10(power["none"] / power[variant])
-
-
-def band_table(result: Result) -> Table:
-    """The mean gains; a star where the interval does not hold 0."""
-    edges = np.linspace(0, 0.5, BANDS + 1)
-    rows = []
-    for variant in VARIANTS[1:]:
-        found = [paired(band, [0.0] * len(band)) for band in band_gains(result, variant).T.tolist()]
-        rows.append([variant, *(f"{one.mean:+.3f}{'*' * (one.low * one.high > 0)}" for one in found)])
-    head = ["cycles/pixel", *(f"{low:.2f}-{high:.2f}" for low, high in pairwise(edges))]
-    return Table(
-        head, rows, "Gain over the network without the module, in dB, by frequency (*: its 95 % interval excludes 0)"
-    )
 
 
 def budget(result: Result) -> list[Table]:
@@ -193,7 +142,7 @@ def budget(result: Result) -> list[Table]:
     """
     names = [*unique(row["set"] for row in result["rows"]), "mean"]
     steps = {row["variant"]: row["steps"] for row in result["rows"]}
-    values = {arm: [ablation_psnr(result, arm, name) for name in names] for arm in ARMS if arm in steps}
+    values = {arm: [variant_psnr(result, arm, name) for name in names] for arm in ARMS if arm in steps}
     scores = [
         [arm, ARMS[arm], f"{steps[arm]:,}", *(f"{statistics.fmean(v):.3f} ± {statistics.stdev(v):.3f}" for v in found)]
         for arm, found in values.items()
@@ -212,7 +161,7 @@ def budget_differences(result: Result, name: str = "mean") -> dict[str, Differen
     base = BASE if BASE in arms else LIGHT
     pairs = [(arm, base) for arm in ARMS if arm in arms and arm != base]
     pairs += [("mse_end", "l1_end")] * ({"mse_end", "l1_end"} <= set(arms))
-    values = {arm: ablation_psnr(result, arm, name) for arm in arms}
+    values = {arm: variant_psnr(result, arm, name) for arm in arms}
     return {f"{ours} less {other}": paired(values[ours], values[other]) for ours, other in pairs}
 
 
@@ -238,16 +187,23 @@ def selection_psnr(result: Result, choice: str) -> list[float]:
 
 
 def speed_forward(result: Result) -> list[Table]:
-    """One pass beside the reference: the first kind of a preset, size and precision."""
-    head = ["preset", "LR pixels", "precision", "", "s", "faster", "peak MB", "of the reference's", "max difference"]
-    rows, base = [], result["rows"][0]
+    """One pass beside the reference: the first kind of a preset, size and precision.
+
+    The blocks' part of a pass is told where the row before is the same network without them.
+    """
+    head = ["preset", "LR pixels", "precision", "", "s", "faster", "of it in the blocks", "peak MB"]
+    head += ["of the reference's", "max difference", "s of the floor"]
+    rows, base, before = [], result["rows"][0], result["rows"][0]
     for row in result["rows"]:
         base = row if row["kind"] == base["kind"] else base
         faster, share = base["seconds"] / row["seconds"], row["peak_bytes"] / base["peak_bytes"]
+        blocks = f"{1 - before['seconds'] / row['seconds']:.1%}" if row["kind"].endswith("frequency blocks") else ""
+        difference = "" if row["difference"] is None else f"{row['difference']:.1e}"
         cells = [row["preset"], row["size"], row["precision"], row["kind"], f"{row['seconds']:.3f}", f"{faster:.2f}x"]
-        cells += [f"{row['peak_bytes'] / 1e6:.0f}", f"{share:.2f}", f"{row['difference']:.1e}"]
+        cells += [blocks, f"{row['peak_bytes'] / 1e6:.0f}", f"{share:.2f}", difference]
         rows.append([*cells, f"{row['floor_seconds']:.3f}"])
-    return [Table([*head, "s of the floor"], rows)]
+        before = row
+    return [Table(head, rows)]
 
 
 def speed_step(result: Result) -> list[Table]:
@@ -415,7 +371,7 @@ def unique(values: Any) -> list[Any]:
 
 TABLES: dict[str, Callable[[Result], list[Table]]] = {
     one.__name__: one
-    for one in (quality, ablation, budget, selection, speed_forward, speed_step, speed_count, memory, memory_image,
+    for one in (quality, budget, selection, speed_forward, speed_step, speed_count, memory, memory_image,
                 folder, integrations, times, curation_copies, curation_cost, curation_recall,
                 curation_select)
 }  # fmt: skip

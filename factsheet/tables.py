@@ -13,6 +13,9 @@ from typing import Any
 import yaml
 
 from benchmarks import tables
+from benchmarks.frequency.__main__ import RESULTS as FREQUENCY
+from benchmarks.frequency.__main__ import STAGES as EXPERIMENT
+from benchmarks.frequency.report import Compared, against_controls, compare, jobs_of, read_results
 from benchmarks.render import RESULTS, read_result
 from benchmarks.tables import Result, Table
 from factsheet.facts import Facts, FactsError, read_facts
@@ -71,6 +74,31 @@ def quality(result: Result) -> str:
         rows = [tables.quality_cells(result, row) for row in result["rows"] if row["set"] == name]
         blocks.append(Table(head, [[name if row is rows[0] else "", *row] for row in rows]))
     return tabular(blocks, "llrrrrrr", source(result))
+
+
+def frequency() -> str:
+    """The experiment on the frequency block, a block of rows a stage, the best candidate first."""
+    head = ["candidate", "seeds", "minus its control", "minus no block", "control minus no block"]
+    results = read_results(FREQUENCY)
+    machines = sorted({one["machine"] for one in results.values()})
+
+    def difference(one: Compared) -> str:
+        if len(one.values) < 2:
+            return f"{one.mean:+.3f}" if one.values else ""
+        return f"{one.mean:+.3f} [{one.difference.low:+.3f}, {one.difference.high:+.3f}]"
+
+    blocks = []
+    for title, (seeds, setting) in EXPERIMENT.items():
+        rows = []
+        for name, one in against_controls(results, seeds, setting).items():
+            ours, control = (jobs_of(name, flag, seeds, setting) for flag in (False, True))
+            none = jobs_of("none", False, seeds, setting)
+            others = (difference(compare(results, jobs, none)) for jobs in (ours, control))
+            rows.append([f"`{name}`", str(len(one.values)), difference(one), *others])
+        if rows:
+            blocks.append(Table(head, [[title.replace(", fresh seeds", ""), "", "", "", ""], *rows]))
+    facts = f"`python -m benchmarks.frequency`; fp32, one thread; {'; '.join(machines)}; protocol: `docs/frequency.md`"
+    return tabular(blocks, "lrlll", f"\\measured{{{latex(facts)}}}")
 
 
 def stages() -> str:
@@ -132,7 +160,7 @@ def numbers(facts: Facts, weights: dict[str, Any]) -> str:
         "LightMinutes": f"{sum(run['minutes'] for run in runs):,}",
         "LightPatches": f"{sum(run['patches'] for run in runs):,}",
         "LightMachine": f"{runs[-1]['machine']}, {runs[-1]['gpu'] or 'no GPU'}",
-        "LightTeacher": f"distilled from {', '.join(teachers)}" if teachers else "no teacher network",
+        "LightTeacher": f"{', '.join(teachers)} as the teacher" if teachers else "no teacher network",
         "LightScores": scores("single"),
         "LightScoresEnsemble": scores("x8"),
     }
@@ -143,24 +171,20 @@ def texts() -> dict[str, str]:
     """File name -> LaTeX."""
     found = {
         name: read_result(RESULTS / f"{name}.json")
-        for name in ("quality", "ablation", "selection", "speed_forward_cpu", "speed_count")
+        for name in ("quality", "selection", "speed_forward_cpu", "speed_count")
     }
     facts, weights = read_facts(), json.loads(WEIGHTS.read_text(encoding="utf-8"))
-    scores, differences, _ = tables.ablation(found["ablation"])
     choices, flow = tables.selection(found["selection"])
-    on_mean = chosen(differences, 0, -2, -1)
     (passes,) = tables.speed_forward(found["speed_forward_cpu"])
     return {
         "numbers": numbers(facts, weights),
         "team": team(facts),
         "stages": stages(),
         "quality": quality(found["quality"]),
-        "ablation": tabular([scores], "lrrrrr")
-        + "\n\\medskip\n\n"
-        + tabular([on_mean], "lrl", source(found["ablation"])),
+        "frequency": frequency(),
         "selection": tabular([chosen(choices, 0, 1, 3, 4, 5)], "lrrrl", source(found["selection"])),
         "flow": tabular([flow], "lr"),
-        "speed": tabular([chosen(passes, 0, 1, 3, 4, 5, 6, 7, 8)], "lllrrrrr", source(found["speed_forward_cpu"])),
+        "speed": tabular([chosen(passes, 0, 1, 3, 4, 5, 7, 8, 9)], "lllrrrrr", source(found["speed_forward_cpu"])),
         "complexity": tabular(tables.speed_count(found["speed_count"]), "lrrrrrr", source(found["speed_count"])),
     }
 

@@ -34,7 +34,7 @@ def draw(facts: Facts) -> Figure:
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("hours of training, one CPU thread")
+    axes.set_xlabel("hours of training, one CPU thread or two")
     axes.set_ylabel("PSNR-Y less the goal, dB")
     axes.set_title("squares: learned from photographs; discs: from a teacher", fontsize=9.5, color=GREY)
     axes.grid(alpha=0.25)

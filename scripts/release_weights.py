@@ -4,9 +4,10 @@
     python -m scripts.release_weights --card model_zoo/team08_HATFreq/hatfreq_light_x4.json   # render the card again
 
 Takes `last.safetensors` of the last run, its averaged weights at the end. Several runs are given in their order, each
-started from the one before; the first started from scratch or from the weights in the zoo. Scores every set of the
-bench folder (`<set>/HR`, `<set>/LRbicx4`), single pass and x8 self-ensemble, whole images, fp32. Writes
-`hatfreq_<preset>_x4.safetensors`, its `.sha256`, the facts (`.json`) and the card (`.md`), which is rendered from them.
+started from the one before; the first started from scratch, from the weights in the zoo, or from those changed (a file
+whose metadata says `changed_from`, their sha256, and `changed`, how). Scores every set of the bench folder (`<set>/HR`,
+`<set>/LRbicx4`), single pass and x8 self-ensemble, whole images, fp32. Writes `hatfreq_<preset>_x4.safetensors`, its
+`.sha256`, the facts (`.json`) and the card (`.md`), which is rendered from them.
 """
 
 import argparse
@@ -31,7 +32,7 @@ from benchmarks.common import cpu_name, file_sha256, find_sets, open_network, re
 from evaluation.score import mean, score
 from image_data.pairs import Pair
 from models.team08_HATFreq.system import write_bytes
-from models.team08_HATFreq.weights import read_state_dict, save_weights
+from models.team08_HATFreq.weights import load, read_state_dict, save_weights
 from training.checkpoint import load_checkpoint
 from training.config import TrainConfig
 
@@ -54,11 +55,12 @@ def scores_of(weights: Path, sets: dict[str, list[Pair]], ensemble: int) -> dict
     return {name: {"psnr": one.psnr, "ssim": one.ssim} for name, one in means.items()}
 
 
-def run_facts(run: Path, start: str | None, teacher: Path | None) -> Facts:
+def run_facts(run: Path, start: str | None, changed: str, teacher: Path | None) -> Facts:
     """What a run folder tells of the training.
 
     Args:
         start: sha256 of the weights that it started from; None for none.
+        changed: how these were changed before it; empty if they were not.
         teacher: weights of the network that it was distilled from, if the run's own settings do not name them.
     """
     config = json.loads((run / "config.json").read_text())
@@ -71,6 +73,7 @@ def run_facts(run: Path, start: str | None, teacher: Path | None) -> Facts:
     return {
         "sha256": file_sha256(run / "last.safetensors"),
         "start_sha256": start,
+        **({"start_changed": changed} if changed else {}),
         "teacher": teacher_facts(teacher or config.get("teacher") or training.get("teacher")),
         "command": training_command(training),
         "starts": len(environments),
@@ -137,18 +140,26 @@ def as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value] if value != "" else []
 
 
-def previous_facts(first: Path, target: Path) -> Facts | None:
-    """The facts of the weights at `target` if a run started from them, by that name or another; None if from none.
+def previous_facts(first: Path, target: Path) -> tuple[Facts | None, str]:
+    """The facts of the weights at `target` if a run started from them, and how they were changed before it.
+
+    Returns:
+        None and nothing if it started from scratch.
 
     Raises:
         SystemExit: it started from other weights, whose training no facts tell.
     """
     init = json.loads((first / "config.json").read_text())["training"]["init"]
     if not init:
-        return None
+        return None, ""
+    told = target.with_suffix(".json")
+    facts = json.loads(told.read_text(encoding="utf-8")) if told.is_file() else {}
+    about = load(init).metadata if Path(init).is_file() else {}
+    if facts and about.get("changed_from") == facts["sha256"]:
+        return facts, about["changed"]
     if not (target.is_file() and (Path(init).name == target.name or same_weights(Path(init), target))):
         raise SystemExit(f"{first} started from {init}, not from {target.name}: give that run to --run before it")
-    return json.loads(target.with_suffix(".json").read_text(encoding="utf-8"))
+    return facts, ""
 
 
 def same_weights(one: Path, two: Path) -> bool:
@@ -300,9 +311,11 @@ def run_section(number: int, run: Facts) -> str:
     rate = (
         f"a constant rate of {run['lr']}" if constant else f"the rate decayed from {run['lr']} to {run['final_lr']:.0e}"
     )
+    started = f"`{run['start_sha256'][:12]}`" if run["start_sha256"] else "scratch"
+    started += f"; {run['start_changed']}" if "start_changed" in run else ""
     rows = {
         "sha256 of its weights": f"`{run['sha256']}`",
-        "started from": f"`{run['start_sha256'][:12]}`" if run["start_sha256"] else "scratch",
+        "started from": started,
         "teacher": f"{run['teacher']['name']}, sha256 `{run['teacher']['sha256'][:12]}`" if run["teacher"] else "none",
         "steps": f"{run['steps']:,}, {rate}",
         "patches": f"{run['patches']:,} of {run['patch']}x{run['patch']} LR pixels",
@@ -332,10 +345,11 @@ def teacher_names(runs: Sequence[Facts]) -> list[str]:
 
 def release(runs: Sequence[Path], target: Path, data: str, sets: dict[str, list[Pair]], teacher: Path | None) -> None:
     """Write weights, checksum, facts and card; the facts of earlier runs are taken over."""
-    previous, source = previous_facts(runs[0], target), runs[-1] / "last.safetensors"
+    (previous, changed), source = previous_facts(runs[0], target), runs[-1] / "last.safetensors"
     told: list[Facts] = previous["runs"] if previous else []
     for run in runs:
-        told = [*told, run_facts(run, told[-1]["sha256"] if told else None, teacher)]
+        start = told[-1]["sha256"] if told else None
+        told = [*told, run_facts(run, start, changed if run == runs[0] else "", teacher)]
     scores = {passes: scores_of(source, sets, ensemble) for passes, ensemble in PASSES.items()}
     with safe_open(source, "pt") as file:
         metadata = dict(file.metadata() or {})
@@ -360,12 +374,27 @@ def release(runs: Sequence[Path], target: Path, data: str, sets: dict[str, list[
     write_bytes(target.with_suffix(".md"), card(facts).encode())
 
 
+def standing_scores(target: Path, sets: dict[str, list[Pair]]) -> dict[str, dict[str, float]]:
+    """What the facts of the weights in the zoo tell of those of the sets that they were scored on, single pass.
+
+    Raises:
+        SystemExit: there are no facts, or none of these sets is among them.
+    """
+    path = target.with_suffix(".json")
+    if not path.is_file():
+        raise SystemExit(f"{target} has no {path.name} that tells its scores: take both from git")
+    told = json.loads(path.read_text(encoding="utf-8"))["scores"]
+    if not (found := {name: told[name]["single"] for name in sets if name in told}):
+        raise SystemExit(f"{path} tells no score of {', '.join(sets)}: --bench must hold one of {', '.join(told)}")
+    return found
+
+
 def worse_sets(ours: dict[str, dict[str, float]], standing: dict[str, dict[str, float]]) -> list[str]:
-    """The sets on which the new weights are not better, with both values of PSNR."""
+    """The sets on which the new weights are not better than those that stand, with both values of PSNR."""
     return [
         f"{name} {one['psnr']:.4f} against {standing[name]['psnr']:.4f} dB"
         for name, one in ours.items()
-        if one["psnr"] <= standing[name]["psnr"]
+        if name in standing and one["psnr"] <= standing[name]["psnr"]
     ]
 
 
@@ -391,7 +420,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     previous_facts(args.run[0], target)
     sets = find_sets(args.bench)
     if target.exists():
-        worse = worse_sets(scores_of(source, sets, 1), scores_of(target, sets, 1))
+        worse = worse_sets(scores_of(source, sets, 1), standing_scores(target, sets))
         if worse:
             print(f"not released: the weights in the zoo are at least as good on {', '.join(worse)}", file=sys.stderr)
             return 1

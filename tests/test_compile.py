@@ -13,6 +13,7 @@ from torch._inductor import config as inductor_config
 import train
 from models.team08_HATFreq import PRESETS, HATFreq, layers, override
 from models.team08_HATFreq.compiling import CompilerError, check_compiler, compile_blocks
+from models.team08_HATFreq.frequency import FrequencyFusion
 
 CPU = torch.device("cpu")
 SIZES = [(20, 24), (24, 20), (32, 40), (12, 36)]
@@ -47,6 +48,22 @@ def test_the_compiled_network_gives_the_same_results_and_gradients(bits: int | N
         assert found is not None and expected is not None
         worst = max(worst, float((found - expected).norm() / expected.norm()))
     assert worst < 1e-5  # of each weight's gradient
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_the_frequency_block_compiles_too() -> None:
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    block, one, two = FrequencyFusion(8), torch.rand(2, 8, 12, 15), torch.rand(2, 8, 12, 15)
+    for weight in block.parameters():
+        torch.nn.init.normal_(weight, std=0.3)
+    inputs = one.requires_grad_(), two.requires_grad_(), *block.parameters()
+    found, expected = torch.compile(block, fullgraph=True)(one, two), block(one, two)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    pairs = zip(*(torch.autograd.grad(o.square().sum(), inputs) for o in (found, expected)), strict=True)
+    for ours, plain in pairs:
+        assert (ours - plain).norm() < 1e-5 * plain.norm()
 
 
 @pytest.mark.slow

@@ -1,32 +1,32 @@
-"""The frequency block: goldens of its transforms, the fp32 island, independence of the size, its modes."""
+"""The frequency block: its bands, its gates, the fp32 island, independence of size and place, its control."""
 
 import pytest
 import torch
 from torch import Tensor
 
 from models.team08_HATFreq.fourier import rfft2
-from models.team08_HATFreq.frequency import (
-    KNOTS,
-    FrequencyFusion,
-    GlobalSpectrum,
-    WindowSpectrum,
-    radial_interpolation,
-)
+from models.team08_HATFreq.frequency import RINGS, FrequencyFusion, band_power, power, ring_bands, weigh
 
-CPU = torch.device("cpu")
-MODES = ["both", "global", "window", "identity"]
+MODES = ["bands", "channels"]
 
 
-def awake(mode: str, dim: int = 8, window: int = 8, shifted: bool = False) -> FrequencyFusion:
-    """A block whose last layer is not zero any more."""
+def awake(mode: str = "bands", dim: int = 8) -> FrequencyFusion:
+    """A block whose gates are not zero any more."""
     torch.manual_seed(0)
-    block = FrequencyFusion(dim, window, mode, shifted)
-    torch.nn.init.normal_(block.fuse.weight, std=0.5)
+    block = FrequencyFusion(dim, mode)
+    torch.nn.init.normal_(block.gates.weight, std=0.5)
+    torch.nn.init.normal_(block.gates.bias, std=0.5)
     return block
 
 
-def spy_on_rfft2(monkeypatch: pytest.MonkeyPatch) -> list[tuple[torch.dtype, bool]]:
-    """Collects the dtype of every transform's input, and whether autocast was on."""
+def inputs(*size: int, dim: int = 8) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(2, dim, *size, generator=generator), torch.randn(2, dim, *size, generator=generator)
+
+
+@pytest.fixture
+def transforms(monkeypatch: pytest.MonkeyPatch) -> list[tuple[torch.dtype, bool]]:
+    """The dtype of every transform's input, and whether autocast was on."""
     calls = []
 
     def spy(u: Tensor) -> Tensor:
@@ -37,130 +37,151 @@ def spy_on_rfft2(monkeypatch: pytest.MonkeyPatch) -> list[tuple[torch.dtype, boo
     return calls
 
 
-def test_radial_interpolation_by_hand() -> None:
-    weight = radial_interpolation(4, 4, CPU).view(KNOTS, 4, 3)
-    torch.testing.assert_close(weight.sum(0), torch.ones(4, 3))
-    assert weight[0, 0, 0] == 1  # the mean takes knot 0
-    torch.testing.assert_close(weight[KNOTS - 1, 2, 2], torch.tensor(1.0))  # the corner, sqrt(1/2), takes the last
-    # 1/4 cycles/pixel lies at 0.25 / 0.7071 * 15 = 5.303 knots.
-    torch.testing.assert_close(weight[5:7, 0, 1], torch.tensor([0.6967, 0.3033]), atol=1e-4, rtol=0)
-    torch.testing.assert_close(weight[:, 1, 0], weight[:, 0, 1])
+def test_ring_bands_by_hand() -> None:
+    bands = ring_bands(torch.empty(4, 4)).view(RINGS, 4, 3)
+    torch.testing.assert_close(bands.sum(0), torch.ones(4, 3))
+    assert bands[0, 0, 0] == 1  # the mean is in the first ring
+    torch.testing.assert_close(bands[RINGS - 1, 2, 2], torch.tensor(1.0))  # the corner, sqrt(1/2), in the last
+    # 1/4 cycles/pixel lies at 0.25 / 0.7071 * 7 = 2.475 rings.
+    torch.testing.assert_close(bands[2:4, 0, 1], torch.tensor([0.5251, 0.4749]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(bands[:, 1, 0], bands[:, 0, 1])
 
 
-def test_the_gain_belongs_to_the_frequency_and_not_to_the_size() -> None:
-    branch = GlobalSpectrum(2)
-    branch.gain.data.copy_(torch.randn(2, KNOTS))
-    small, large = (branch._gain(torch.empty(1, 2, size, size)) for size in (16, 48))
-    torch.testing.assert_close(small, large.view(2, 48, 25)[:, ::3, ::3][:, :16, :9])
+def test_a_band_belongs_to_the_frequency_and_not_to_the_size() -> None:
+    small, large = (ring_bands(torch.empty(side, side)).unflatten(1, (side, -1)) for side in (16, 48))
+    torch.testing.assert_close(small, large[:, ::3, ::3][:, :16, :9])
 
 
-@pytest.mark.parametrize("shifted", [False, True])
-def test_a_fresh_window_branch_is_the_identity(shifted: bool) -> None:
-    x = torch.randn(2, 3, 16, 24)
-    torch.testing.assert_close(WindowSpectrum(3, 8, shifted)(x), x, rtol=0, atol=1e-5)
+def test_white_noise_has_the_same_power_in_every_band_and_at_every_size() -> None:
+    for size in ((64, 64), (24, 40)):
+        u = torch.randn(512, *size, generator=torch.Generator().manual_seed(0))
+        found = band_power(power(rfft2(u)), ring_bands(u)).mean(dim=0)
+        torch.testing.assert_close(found, torch.ones(RINGS), rtol=0, atol=0.05)
 
 
-def test_window_gains_weigh_their_own_coefficient() -> None:
-    branch = WindowSpectrum(1, 8, shifted=False)
-    branch.gain.data[0, 0, 2] = 3.0
-    phase = torch.arange(16) * 2 * torch.pi / 8
-    wave, other = torch.cos(2 * phase), torch.cos(3 * phase)
-    x = (wave + other).expand(1, 1, 8, 16)
-    torch.testing.assert_close(branch(x), (3 * wave + other).expand(1, 1, 8, 16), rtol=0, atol=1e-5)
-
-
-def test_the_window_grid_is_shifted_by_half() -> None:
-    for shifted, touched in [(False, range(0, 8)), (True, range(4, 12))]:
-        branch = WindowSpectrum(1, 8, shifted)
-        branch.gain.data.zero_()
-        branch.gain.data[0, 0, 0] = 1.0  # every window becomes its mean
-        x = torch.zeros(1, 1, 8, 16)
-        x[..., 5] = 8.0
-        columns = (branch(x).abs().amax(dim=(0, 1, 2)) > 1e-6).nonzero().flatten().tolist()
-        assert columns == list(touched)
-
-
-def test_the_global_branch_ignores_the_mean() -> None:
-    torch.manual_seed(0)
-    branch = GlobalSpectrum(3)
-    x = torch.randn(1, 3, 16, 16)
-    torch.testing.assert_close(branch(x), branch(x + 5), rtol=0, atol=1e-5)
-    assert branch(torch.ones(1, 3, 16, 16)).abs().max() < 1e-6
+def test_weighing_changes_the_band_alone() -> None:
+    u = torch.randn(1, 3, 8, 8)
+    bands, gains = ring_bands(u), torch.zeros(1, 3, RINGS)
+    gains[..., 0] = 2.0
+    weighed = weigh(rfft2(u), gains, bands)
+    torch.testing.assert_close(weighed[:, :, 0, 0], 2 * rfft2(u)[:, :, 0, 0])
+    assert not weighed[:, :, 4, 4].any()
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_fresh_block_is_exactly_zero(mode: str) -> None:
-    assert not FrequencyFusion(8, 8, mode)(torch.randn(1, 16, 8, 8)).any()
+def test_a_fresh_block_gives_the_convolution(mode: str) -> None:
+    r, tail = inputs(16, 8)
+    assert torch.equal(FrequencyFusion(8, mode)(r, tail), tail)
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("size", [(8, 8), (16, 24), (40, 8)])
-def test_any_multiple_of_the_window_with_finite_gradients(mode: str, size: tuple[int, int]) -> None:
+def test_open_gates_give_the_path_and_half_open_ones_the_mean(mode: str) -> None:
+    block, (r, tail) = FrequencyFusion(8, mode), inputs(16, 24)
+    path = block.path(r)
+    for bias, expected in ((20.0, path), (0.5493061, (tail + path) / 2), (-20.0, 2 * tail - path)):
+        torch.nn.init.constant_(block.gates.bias, bias)
+        torch.testing.assert_close(block(r, tail), expected, rtol=0, atol=1e-5)
+
+
+def test_each_band_has_its_own_gate() -> None:
+    # Waves in the middles of two rings; the path is empty, and the second ring takes all from it: that wave goes.
+    block, size = FrequencyFusion(8), 70
+    torch.nn.init.zeros_(block.path[2].weight)
+    torch.nn.init.zeros_(block.path[2].bias)
+    block.gates.bias.data.view(8, RINGS)[:, 2] = 20.0
+    cycles = {ring: round(ring * 0.5**0.5 / (RINGS - 1) * size) for ring in (2, 4)}
+    position = 2 * torch.pi * torch.arange(size) / size
+    low, high = (torch.cos(n * position).expand(1, 8, size, size) for n in cycles.values())
+    torch.testing.assert_close(block(torch.zeros(1, 8, size, size), low + high), high, rtol=0, atol=0.03)
+
+
+def test_the_gates_follow_the_content() -> None:
+    # Were the gates the same for all contents, three times the convolution's output would be moved three times as far.
+    block, (_, tail) = awake(), inputs(16, 16)
+    torch.nn.init.zeros_(block.path[2].weight)
+    torch.nn.init.zeros_(block.path[2].bias)
+    once, thrice = (block(tail, n * tail) - n * tail for n in (1, 3))
+    assert (thrice - 3 * once).abs().max() > 0.1 * once.abs().max()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_shift_of_the_image_shifts_the_result(mode: str) -> None:
+    block, (r, tail) = awake(mode), inputs(16, 24)
+    moved = block(r.roll((3, 5), (2, 3)), tail.roll((3, 5), (2, 3)))
+    torch.testing.assert_close(moved, block(r, tail).roll((3, 5), (2, 3)), rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("size", [(8, 8), (16, 24), (7, 33), (1, 1)])
+def test_any_size_with_finite_gradients(mode: str, size: tuple[int, int]) -> None:
     block = awake(mode)
-    for x in (torch.randn(2, *size, 8), torch.zeros(2, *size, 8), torch.full((2, *size, 8), 1e3)):
-        x.requires_grad_()
-        y = block(x)
-        assert y.shape == x.shape
-        gradients = torch.autograd.grad(y.square().mean(), [x, *block.parameters()])
+    for scale in (1.0, 0.0, 1e3):
+        r, tail = (one.mul(scale).requires_grad_() for one in inputs(*size))
+        y = block(r, tail)
+        assert y.shape == tail.shape
+        gradients = torch.autograd.grad(y.square().mean(), [r, tail, *block.parameters()])
         assert all(g.isfinite().all() for g in gradients)
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_every_parameter_is_real_and_trained(mode: str) -> None:
     block = awake(mode)
-    block(torch.randn(2, 16, 16, 8)).square().mean().backward()
+    block(*inputs(16, 16)).square().mean().backward()
     for name, parameter in block.named_parameters():
         assert not parameter.is_complex()
         assert parameter.grad is not None and parameter.grad.any(), name
 
 
-def test_identity_has_the_parameters_of_both_and_no_fft(monkeypatch: pytest.MonkeyPatch) -> None:
-    both, identity = awake("both"), awake("identity")
-    shapes = [{k: v.shape for k, v in block.state_dict().items()} for block in (both, identity)]
+def test_the_control_has_the_same_parameters_and_no_transform(transforms: list[tuple[torch.dtype, bool]]) -> None:
+    bands, channels = awake("bands"), awake("channels")
+    shapes = [{k: v.shape for k, v in block.state_dict().items()} for block in (bands, channels)]
     assert shapes[0] == shapes[1]
-    spy = spy_on_rfft2(monkeypatch)
-    identity(torch.randn(1, 8, 8, 8))
-    assert spy == []
-    both(torch.randn(1, 8, 8, 8))
-    assert len(spy) == 2
+    channels(*inputs(8, 8))
+    assert transforms == []
+    bands(*inputs(8, 8))
+    assert len(transforms) == 2  # of the convolution's output and of the path's
 
 
-def test_identity_is_blind_to_position_and_both_is_not() -> None:
-    # Without the FFT the block is a chain of 1x1 operations: pixels can be permuted freely (the mean stays).
-    x = torch.randn(1, 8, 8, 8)
-    permuted = x.flip(1)[:, :, torch.randperm(8, generator=torch.Generator().manual_seed(0))]
-    order = torch.randperm(8, generator=torch.Generator().manual_seed(0))
-    identity, window = awake("identity"), awake("both")
-    window.window_branch.gain.data.uniform_()
-    torch.testing.assert_close(identity(permuted), identity(x).flip(1)[:, :, order], rtol=0, atol=1e-5)
-    assert (window(permuted) - window(x).flip(1)[:, :, order]).abs().max() > 1e-2
+def test_the_control_is_blind_to_frequency_and_the_block_is_not() -> None:
+    # The control's gates are one number a channel: pixels can be permuted freely.
+    r, tail = inputs(8, 8)
+    order = torch.randperm(64, generator=torch.Generator().manual_seed(0))
+
+    def permuted(u: Tensor) -> Tensor:
+        return u.flatten(2)[..., order].unflatten(2, (8, 8))
+
+    for mode, blind in (("channels", True), ("bands", False)):
+        block = awake(mode)
+        difference = (block(permuted(r), permuted(tail)) - permuted(block(r, tail))).abs().max()
+        assert (difference < 1e-5) == blind
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def test_the_fft_is_an_fp32_island_under_autocast(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
-    block, spy = awake("both").to(device), spy_on_rfft2(monkeypatch)
-    x = torch.randn(1, 16, 16, 8, device=device)
+def test_the_fft_is_an_fp32_island_under_autocast(transforms: list[tuple[torch.dtype, bool]], device: str) -> None:
+    block, (r, tail) = awake().to(device), (one.to(device) for one in inputs(16, 16))
     with torch.autocast(device, torch.bfloat16):
-        assert block.reduce(x.permute(0, 3, 1, 2)).dtype == torch.bfloat16  # the island has something to guard
-        y = block(x)
-    assert spy == [(torch.float32, False)] * 2
+        assert block.path(r).dtype == torch.bfloat16  # the island has something to guard
+        y = block(r, tail.bfloat16())
+    assert transforms == [(torch.float32, False)] * 2
     assert y.dtype == torch.bfloat16
-    torch.testing.assert_close(y.float(), block(x), rtol=0.05, atol=0.05)
+    torch.testing.assert_close(y.float(), block(r, tail), rtol=0.05, atol=0.05)
 
 
 def test_bfloat16_weights_work_too() -> None:
-    block = awake("both")
-    x = torch.randn(1, 16, 16, 8)
-    expected = block(x)
-    torch.testing.assert_close(block.bfloat16()(x.bfloat16()).float(), expected, rtol=0.05, atol=0.05)
+    block, (r, tail) = awake(), inputs(16, 16)
+    expected = block(r, tail)
+    half = block.bfloat16()(r.bfloat16(), tail.bfloat16())
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), expected, rtol=0.05, atol=0.05)
 
 
-def test_unknown_modes_are_refused() -> None:
-    with pytest.raises(ValueError, match="fourier"):
-        FrequencyFusion(8, 8, "fourier")
+@pytest.mark.parametrize("mode", ["fourier", "none", "both"])
+def test_unknown_modes_are_refused(mode: str) -> None:
+    with pytest.raises(ValueError, match=mode):
+        FrequencyFusion(8, mode)
 
 
 @pytest.mark.gpu
 def test_cuda_equals_the_cpu() -> None:
-    block, x = awake("both"), torch.randn(2, 40, 24, 8)
-    torch.testing.assert_close(block.cuda()(x.cuda()).cpu(), block.cpu()(x), rtol=0, atol=2e-5)
+    block, (r, tail) = awake(), inputs(40, 24)
+    torch.testing.assert_close(block.cuda()(r.cuda(), tail.cuda()).cpu(), block.cpu()(r, tail), rtol=0, atol=2e-5)

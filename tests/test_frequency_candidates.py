@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,16 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.frequency import __main__ as command
-from benchmarks.frequency import blocks, candidates, carry, data, jobs, periods, report
+from benchmarks.frequency import blocks, candidates, data, jobs, periods, report
 from benchmarks.frequency.blocks import CANDIDATES, CORES, Block, attach
 from benchmarks.frequency.candidates import ImageGains, ImageShrinkage, LagAttention, SpectralAttention, WindowGains
 from benchmarks.frequency.jobs import Job
 from benchmarks.frequency.periodicity import TILE, Crop, periodicity, read_crops, select
 from benchmarks.frequency.periods import PeriodicAttention, find_periods, places
-from benchmarks.frequency.spectra import Frames, band_power, correlate, polar_bands, power, ring_bands
+from benchmarks.frequency.spectra import Frames, correlate, polar_bands
 from image_data.pairs import Pair
 from models.team08_HATFreq import PRESETS, HATFreq, override, set_exportable
+from models.team08_HATFreq import frequency as production
 from models.team08_HATFreq.fourier import irfft2, rfft2
+from models.team08_HATFreq.frequency import band_power, power, ring_bands
 
 TINY = {"embed_dim": 8, "depths": (1, 1), "num_heads": (2, 2), "squeeze_factor": 4}
 SIZES = [(8, 8), (16, 24), (40, 32)]
@@ -55,7 +56,7 @@ def transforms(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
         calls.append(tuple(u.shape[-2:]))
         return rfft2(u)
 
-    for module in (blocks, candidates, periods):
+    for module in (production, candidates, periods):
         monkeypatch.setattr(module, "rfft2", spy)
     return calls
 
@@ -92,7 +93,7 @@ def test_every_parameter_is_trained_and_gradients_are_finite(name: str, control:
         assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
         if lq.std():
             own = [k for k, p in model.named_parameters() if k not in fresh and (p.grad is None or not p.grad.any())]
-            assert [k for k in own if not k.endswith("conv.conv.bias")] == []
+            assert own == []
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -100,14 +101,15 @@ def test_every_parameter_is_trained_and_gradients_are_finite(name: str, control:
 def test_any_size_in_bfloat16_too_and_as_steps_that_export(name: str, size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     block = awake(Block(8, CORES[name], True))
-    x = torch.randn(2, *size, 8)
-    y = block(x)
+    x, zero = torch.randn(2, 8, *size), torch.zeros(2, 8, *size)
+    y = block(x, zero)
     assert y.shape == x.shape and y.any()
+    torch.testing.assert_close(block(x, x), x + y)
     with set_exportable():
-        torch.testing.assert_close(block(x), y, rtol=0, atol=1e-4)
+        torch.testing.assert_close(block(x, zero), y, rtol=0, atol=1e-4)
     with torch.autocast("cpu", torch.bfloat16):  # the transforms refuse what is not fp32
-        torch.testing.assert_close(block(x).float(), y, rtol=0.1, atol=0.1 + 0.5 * (name == "periodic"))
-    assert block.bfloat16()(x.bfloat16()).dtype == torch.bfloat16
+        torch.testing.assert_close(block(x, zero).float(), y, rtol=0.1, atol=0.1 + 0.5 * (name == "periodic"))
+    assert block.bfloat16()(x.bfloat16(), zero.bfloat16()).dtype == torch.bfloat16
 
 
 def test_unknown_names_are_refused() -> None:
@@ -136,7 +138,7 @@ def test_frames_add_up_to_the_image(size: tuple[int, int]) -> None:
 
 def test_bands_share_every_coefficient_at_its_physical_frequency() -> None:
     small, large = torch.empty(16, 16), torch.empty(48, 48)
-    for bands in (lambda u: ring_bands(6, u), lambda u: polar_bands(5, 4, u)):
+    for bands in (lambda u: ring_bands(u, 6), lambda u: polar_bands(5, 4, u)):
         torch.testing.assert_close(bands(large).sum(0), torch.ones(48 * 25))
         fine = bands(large).view(-1, 48, 25)[:, ::3, ::3]
         torch.testing.assert_close(bands(small).view(-1, 16, 9), fine, rtol=0, atol=1e-5)
@@ -151,7 +153,7 @@ def test_white_noise_has_power_one_in_every_band_at_every_size() -> None:
     torch.manual_seed(0)
     for size in (32, 128):
         u = torch.randn(64, 1, size, size)
-        found = band_power(power(rfft2(u)), ring_bands(6, u)).mean(dim=0)
+        found = band_power(power(rfft2(u)), ring_bands(u, 6)).mean(dim=0)
         torch.testing.assert_close(found, torch.ones(1, 6), rtol=0, atol=0.15)
 
 
@@ -486,27 +488,14 @@ def test_the_factors_are_tried_where_the_best_candidate_can_stand(tmp_path: Path
         jobs.build(replace(job, shape="narrow"))
 
 
-def test_carrying_over_keeps_what_a_block_gives() -> None:
-    torch.manual_seed(0)
-    model = HATFreq(override(PRESETS["light"], TINY)).eval()
-    nn.init.normal_(model.upsample[0].weight, std=0.1)
-    images = [torch.rand(1, 3, 40, 48) for _ in range(2)]
-    with torch.no_grad():
-        fresh = carry.carried(deepcopy(model), images)
-        torch.testing.assert_close(fresh(images[0]), model(images[0]), rtol=0, atol=1e-6)
-        for layer in model.layers:
-            nn.init.normal_(layer.freq.fuse.weight, std=0.3)
-        without = deepcopy(model)
-        for layer in without.layers:
-            layer.freq.fuse.weight.zero_()
-        changed = carry.carried(deepcopy(model), images)
-        wanted = model(images[0])
-        left, lost = (one(images[0]) - wanted for one in (changed, without))
-        assert left.square().mean() < 0.1 * lost.square().mean()
-    block, names = changed.layers[0].conv, carry.named(changed)
-    assert torch.equal(names["layers.0.conv.weight"], block.conv.weight)
-    assert torch.equal(names["layers.0.freq.path.2.bias"], block.path[2].bias)
-    assert not any(".conv.conv." in name for name in names) and len(names) == len(changed.state_dict())
+@pytest.mark.parametrize("frequency", [0.07, 0.22, 0.43])
+def test_an_errors_power_is_in_its_band(frequency: float) -> None:
+    wave = np.rint(20 * np.sin(2 * np.pi * frequency * np.arange(96)))[None, :, None]
+    hr = np.full((64, 96, 3), 128, np.uint8)
+    energy = jobs.error_bands((hr + wave).astype(np.uint8), hr)
+    assert int(energy.argmax()) == int(frequency * 2 * jobs.BANDS) and energy.max() > 0.9 * energy.sum()
+    luma = 20 * (65.481 + 128.553 + 24.966) / 255  # of a grey wave, in BT.601's range
+    assert energy.sum() == pytest.approx(luma**2 / 2, rel=0.05)
 
 
 def test_light_is_trained_with_what_reached_the_bar_alone(tmp_path: Path) -> None:

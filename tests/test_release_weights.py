@@ -14,9 +14,9 @@ import yaml
 import train
 from benchmarks.render import BLUE, GREEN
 from models.team08_HATFreq.image_io import read_rgb, write_png
-from models.team08_HATFreq.weights import read_state_dict
+from models.team08_HATFreq.weights import load, read_state_dict, save_weights
 from scripts import draw_curve, release_weights
-from scripts.release_weights import ZOO, card, main, training_command, worse_sets
+from scripts.release_weights import ZOO, card, main, standing_scores, training_command, worse_sets
 from utils.resize import imresize
 
 NAME = "hatfreq_light_x4"
@@ -97,6 +97,27 @@ def test_the_facts_tell_every_run_and_its_teacher(
     assert all(torch.equal(state[key], trained[key]) for key in trained)
 
 
+def test_a_start_that_was_changed_is_told(
+    zoo: Path, words: Callable[..., list[str]], command: Callable[..., list[str]], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    assert train.main(command("first", "--steps", "2")) == 0
+    assert main(words("first")) == 0
+    first = load(zoo / f"{NAME}.safetensors")
+    start = {name: tensor * (0.5 if name.endswith("conv.weight") else 1) for name, tensor in first.state.items()}
+    monkeypatch.setattr(release_weights, "worse_sets", lambda *scores: [])  # whatever it scores
+    for run, source in (("second", first.sha256), ("third", "ab")):
+        about = {**first.metadata, "changed_from": source, "changed": "all halved"}
+        save_weights(start, tmp_path / f"{run}.safetensors", about)
+        assert train.main(command(run, "--steps", "2", "--init", str(tmp_path / f"{run}.safetensors"))) == 0
+    with pytest.raises(SystemExit, match=r"started from .*third\.safetensors, not from hatfreq_light_x4"):
+        main(words("third"))
+    assert main(words("second")) == 0
+    run = facts_of(zoo)["runs"][1]
+    assert (run["start_sha256"], run["start_changed"]) == (first.sha256, "all halved")
+    assert f"| started from | `{first.sha256[:12]}`; all halved |" in (zoo / f"{NAME}.md").read_text()
+
+
 def test_the_card_tells_where_the_goals_would_be_reached() -> None:
     teacher = {"name": "DAT", "sha256": ""}
     runs = [
@@ -156,6 +177,18 @@ def test_weights_must_be_better_on_every_set() -> None:
     standing = {"A": {"psnr": 30.0}, "B": {"psnr": 28.0}}
     assert worse_sets({"A": {"psnr": 30.1}, "B": {"psnr": 28.1}}, standing) == []
     assert worse_sets({"A": {"psnr": 31.0}, "B": {"psnr": 28.0}}, standing) == ["B 28.0000 against 28.0000 dB"]
+    assert worse_sets({"A": {"psnr": 31.0}, "C": {"psnr": 20.0}}, standing) == []  # C was not scored before
+
+
+def test_weights_are_compared_on_one_set_at_least(tmp_path: Path) -> None:
+    target = tmp_path / "hatfreq_light_x4.safetensors"
+    with pytest.raises(SystemExit, match=r"hatfreq_light_x4\.json"):
+        standing_scores(target, {"A": []})
+    scores = {"A": {"single": {"psnr": 30.0}, "x8": {"psnr": 31.0}}, "B": {"single": {"psnr": 28.0}}}
+    target.with_suffix(".json").write_text(json.dumps({"scores": scores}))
+    assert standing_scores(target, {"A": [], "C": []}) == {"A": {"psnr": 30.0}}
+    with pytest.raises(SystemExit, match="no score of C: --bench must hold one of A, B"):
+        standing_scores(target, {"C": []})
 
 
 def test_a_command_names_no_folder_of_the_machine() -> None:

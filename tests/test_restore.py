@@ -113,7 +113,7 @@ def test_tiles_of_the_network_come_close_to_the_whole() -> None:
     lq = F.interpolate(torch.rand(1, 3, 12, 12), size=(64, 64), mode="bicubic").clamp(0, 1)
     with torch.no_grad():
         whole, tiled = model(lq), restore_tiled(model, lq, 4, 48, 16)
-    assert (whole - tiled).abs().mean() < 0.002  # channel attention and the global spectrum see the tile only
+    assert (whole - tiled).abs().mean() < 0.002  # channel attention and the powers of the bands see the tile only
     assert (whole - nearest(lq)).abs().mean() > 0.005
 
 

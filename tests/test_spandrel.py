@@ -44,14 +44,11 @@ def opened(path: Path) -> "spandrel.ImageModelDescriptor":
     return model
 
 
-@pytest.mark.parametrize("frequency", ["both", "global", "window"])
 @pytest.mark.parametrize("preset", list(PRESETS))
-def test_every_preset_is_opened_and_restores_the_same(tmp_path: Path, preset: str, frequency: str) -> None:
-    ours = saved(tmp_path / "w.safetensors", preset, frequency=frequency)
+def test_every_preset_is_opened_and_restores_the_same(tmp_path: Path, preset: str) -> None:
+    ours = saved(tmp_path / "w.safetensors", preset)
     theirs = opened(tmp_path / "w.safetensors")
-    assert theirs.architecture.id == "HATFreq" and theirs.model.config == override(
-        ours.config, {"frequency": frequency}
-    )
+    assert theirs.architecture.id == "HATFreq" and theirs.model.config == ours.config
     lq = torch.rand(1, 3, 19, 23)
     with torch.inference_mode():
         assert torch.equal(theirs(lq), ours(lq).clamp(0, 1))
@@ -67,7 +64,7 @@ def test_other_scales_are_read_off_the_tensors(tmp_path: Path, scale: int) -> No
     "preset", ["light", *(pytest.param(name, marks=pytest.mark.slow) for name in list(PRESETS)[1:])]
 )
 def test_every_preset_at_its_full_size_is_described(preset: str) -> None:
-    for frequency in ("both", "global", "window", "none"):
+    for frequency in ("bands", "none"):
         config = override(PRESETS[preset], {"frequency": frequency})
         with torch.device("meta"):
             state = HATFreq(config).state_dict()
@@ -76,12 +73,12 @@ def test_every_preset_at_its_full_size_is_described(preset: str) -> None:
 
 
 def test_the_descriptor_says_what_the_network_can(tmp_path: Path) -> None:
-    saved(tmp_path / "w.safetensors", "base", frequency="window")
+    saved(tmp_path / "w.safetensors", "base")
     theirs = opened(tmp_path / "w.safetensors")
     assert (theirs.purpose, theirs.scale, theirs.input_channels, theirs.output_channels) == ("SR", 4, 3, 3)
     assert (theirs.supports_half, theirs.supports_bfloat16) == (False, True)
     assert theirs.size_requirements.none and theirs.tiling is spandrel.ModelTiling.SUPPORTED
-    assert theirs.tags == ["custom", "frequency-window", "12dim", "w16", "2groups"]
+    assert theirs.tags == ["custom", "frequency-bands", "12dim", "w16", "2groups"]
     with pytest.raises(spandrel.UnsupportedDtypeError):
         theirs.half()
 
@@ -94,9 +91,9 @@ def test_any_size_goes_in(tmp_path: Path, size: tuple[int, int]) -> None:
         assert torch.equal(opened(tmp_path / "w.safetensors")(lq), ours(lq).clamp(0, 1))
 
 
-def test_the_control_is_opened_as_both(tmp_path: Path) -> None:
-    saved(tmp_path / "w.safetensors", "light", frequency="identity")
-    assert opened(tmp_path / "w.safetensors").model.config.frequency == "both"
+def test_the_control_is_opened_as_bands(tmp_path: Path) -> None:
+    saved(tmp_path / "w.safetensors", "light", frequency="channels")
+    assert opened(tmp_path / "w.safetensors").model.config.frequency == "bands"
 
 
 def test_wrapped_files_of_torch_save_are_opened(tmp_path: Path) -> None:
@@ -140,7 +137,7 @@ def test_a_plain_hat_stays_spandrels(tmp_path: Path, preset: str) -> None:
 
 def test_other_files_are_not_taken_for_ours() -> None:
     assert not is_hatfreq({})
-    assert not is_hatfreq({"layers.0.freq.fuse.weight": torch.zeros(1)})
+    assert not is_hatfreq({"layers.0.freq.gates.weight": torch.zeros(1)})
     assert not is_hatfreq({"conv_first.weight": torch.zeros(4, 3, 3, 3)})
 
 

@@ -51,12 +51,12 @@ def test_official_low_resolution_images_are_what_is_trained_on(command, photos, 
         lq = imresize(read_rgb(path), 0.25)
         write_png(tmp_path / "same" / f"{path.stem}x4.png", lq)
         write_png(tmp_path / "other" / path.name, 255 - lq)
-    assert train.main(command("made", "--steps", "3")) == 0
+    assert train.main(command("made", "--steps", "1")) == 0
     for name in ("same", "other"):
         word = f"hr={photos / 'train'},lr={tmp_path / name}"
-        assert train.main(with_data(command(name, "--steps", "3"), word)) == 0
+        assert train.main(with_data(command(name, "--steps", "1"), word)) == 0
     made, same, other = (float(log_rows(tmp_path / name)[-1]["loss"]) for name in ("made", "same", "other"))
-    assert same == pytest.approx(made, rel=0.005)
+    assert same == pytest.approx(made, rel=0.001)
     assert other > 10 * made
 
 

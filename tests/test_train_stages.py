@@ -22,7 +22,7 @@ SMALL += ["--milestones", "2", "--workers", "0", "--valid_every", "9"]
 def test_configurations_hold_the_factsheets_values(root: Path, name: str) -> None:
     config = parse_arguments(["--config", str(root / "configs" / f"{name}.yaml"), "--data", "x", "--out", "y"])
     assert (config.patch, config.batch, config.steps) == FACTSHEET[name]
-    assert (config.preset, config.frequency, config.betas, config.ema) == ("large", "both", (0.9, 0.99), 0.999)
+    assert (config.preset, config.frequency, config.betas, config.ema) == ("large", "bands", (0.9, 0.99), 0.999)
     hat = {"stage1_imagenet": (300, 500, 650, 700, 750, 800)}.get(name, (125, 200, 225, 240, 250))
     assert config.milestones == tuple(round(config.steps * step / hat[-1]) for step in hat[:-1])
     assert config.grad_clip == 1.0 and config.save_minutes == 10

@@ -69,7 +69,7 @@ def test_every_form_of_checkpoint_loads_exactly(tmp_path: Path, form: str, where
     assert equal(model.state_dict(), source.state_dict())
     parameters = sum(parameter.numel() for parameter in model.parameters())
     assert line == (
-        "a.pth: custom x4, frequency both, 12 channels, groups of (2,) blocks, windows of 4, "
+        "a.pth: custom x4, frequency bands, 12 channels, groups of (2,) blocks, windows of 4, "
         f"{parameters:,} parameters from {where}, fusion blocks loaded"
     )
 
@@ -118,7 +118,7 @@ def test_an_official_hat_file_gives_the_references_result(tmp_path: Path) -> Non
     ).eval()
     torch.save({"params_ema": hat.state_dict()}, tmp_path / "hat.pth")
     lq = torch.rand(1, 3, 9, 8)
-    for frequency, note in [("none", "blocks none"), ("both", "fusion blocks fresh (the result is exactly HAT's)")]:
+    for frequency, note in [("none", "blocks none"), ("bands", "fusion blocks fresh (the result is exactly HAT's)")]:
         model = HATFreq(override(TINY, {"frequency": frequency})).eval()
         assert load_weights(model, tmp_path / "hat.pth").endswith(note)
         with torch.no_grad():
@@ -152,8 +152,6 @@ VARIANTS: list[dict] = [
     {"upsampler": "pixelshuffledirect", "scale": 2},
     {"upsampler": "pixelshuffledirect", "scale": 3},
     {"frequency": "none"},
-    {"frequency": "global"},
-    {"frequency": "window"},
     {"depths": (1, 2, 3), "num_heads": (1, 2, 3)},
     {"window_size": 6, "overlap_ratio": 1 / 3},
     {"window_size": 8},
@@ -183,7 +181,7 @@ def test_the_shape_is_read_off_the_tensors(changes: dict) -> None:
 @pytest.mark.parametrize(
     "preset", ["light", *(pytest.param(name, marks=pytest.mark.slow) for name in list(PRESETS)[1:])]
 )
-@pytest.mark.parametrize("frequency", ["both", "none"])
+@pytest.mark.parametrize("frequency", ["bands", "none"])
 def test_presets_are_recognised(preset: str, frequency: str) -> None:
     with torch.device("meta"):
         state = build_model(preset, frequency).state_dict()
@@ -204,8 +202,7 @@ def test_presets_are_recognised(preset: str, frequency: str) -> None:
         ({}, {"window_size": 8}, "window_size is 4 in the file, 8 here"),
         ({}, {"overlap_ratio": 1.0}, "overlap_ratio is 0.5 in the file, 1.0 here"),
         ({}, {"num_heads": (3,)}, r"num_heads is \(2,\) in the file, \(3,\) here"),
-        ({}, {"frequency": "none"}, "frequency is 'both' in the file, 'none' here"),
-        ({"frequency": "window"}, {}, "frequency is 'window' in the file, 'both' here"),
+        ({}, {"frequency": "none"}, "frequency is 'bands' in the file, 'none' here"),
         ({}, {"upsampler": "pixelshuffledirect"}, "upsampler is 'pixelshuffle' in the file"),
         ({}, {"mlp_ratio": 3.0}, "mlp_ratio is 2.0 in the file, 3.0 here .first key: layers"),
         ({}, {"num_feat": 16}, "num_feat is 8 in the file, 16 here"),
@@ -222,9 +219,17 @@ def test_what_does_not_fit_is_explained(tmp_path: Path, theirs: dict, ours: dict
     assert equal(model.state_dict(), before)
 
 
-def test_an_identity_model_takes_the_tensors_of_both(tmp_path: Path) -> None:
+def test_blocks_of_the_former_kind_are_refused_with_the_version_that_runs_them(tmp_path: Path) -> None:
+    state = fresh(frequency="none").state_dict() | {"layers.0.freq.reduce.0.weight": torch.zeros(6, 12, 1, 1)}
+    for told in ({}, {"model": json.dumps({**dataclasses.asdict(TINY), "frequency": "both"})}):
+        save_weights(state, tmp_path / "a.safetensors", told)
+        with pytest.raises(WeightsError, match=r"git checkout 831619b.*benchmarks\.frequency\.carry"):
+            load(tmp_path / "a.safetensors")
+
+
+def test_the_control_takes_the_tensors_of_bands(tmp_path: Path) -> None:
     save_weights(fresh(), tmp_path / "a", {})
-    model = fresh(seed=1, frequency="identity")
+    model = fresh(seed=1, frequency="channels")
     load_weights(model, tmp_path / "a")
     assert equal(model.state_dict(), fresh().state_dict())
 
@@ -382,7 +387,7 @@ def test_metadata_that_claims_another_network_is_refused_at_once(tmp_path: Path,
 # -- What a file of ours says of itself -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("frequency", ["both", "identity", "window", "none"])
+@pytest.mark.parametrize("frequency", ["bands", "channels", "none"])
 def test_a_file_of_ours_opens_as_what_it_is(tmp_path: Path, frequency: str) -> None:
     model = fresh(frequency=frequency, conv_scale=0.3, drop_path_rate=0.2)
     save_weights(model, tmp_path / "a.safetensors", {})
@@ -392,7 +397,7 @@ def test_a_file_of_ours_opens_as_what_it_is(tmp_path: Path, frequency: str) -> N
 
 
 def test_metadata_of_earlier_versions_is_read(tmp_path: Path) -> None:
-    model = fresh(frequency="identity")
+    model = fresh(frequency="channels")
     told = {**dataclasses.asdict(model.config), "fused_attention": True, "checkpointing": False}
     save_weights(model.state_dict(), tmp_path / "a.safetensors", {"model": json.dumps(told)})
     assert load(tmp_path / "a.safetensors").config == model.config

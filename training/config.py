@@ -58,7 +58,7 @@ class TrainConfig:
     )
     out: str = free(MISSING, "run folder; one that holds a checkpoint is resumed")
     preset: str = fixed("light", "network size", choices=tuple(PRESETS))
-    frequency: str = fixed("both", "fusion blocks: both, global, window, identity or none")
+    frequency: str = fixed("bands", "fusion blocks: bands, channels (the control) or none")
     model_overrides: tuple[str, ...] = fixed((), "fields of the preset to change, as key=value")
     init: str = changeable("", "weights, or a finished run, to start from; empty: from scratch")
     steps: int = changeable(20_000, "optimiser steps in all", least=1)

@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.team08_HATFreq.fourier import irfft2, rfft2
+from models.team08_HATFreq.frequency import EPS, band_power, power, ring_bands, weigh
 
-from .spectra import EPS, BandGains, Frames, band_power, correlate, polar_bands, power, ring_bands, weigh
+from .spectra import BandGains, Frames, correlate, polar_bands
 
 RINGS, SECTORS = 5, 4  # of the gains
 FINE_RINGS = 8  # over which the shrinkage compares a coefficient
@@ -78,7 +79,7 @@ class Shrinkage(nn.Module):
         self.mix = nn.Conv2d(2 * channels, channels, 1)
         self.gains = nn.Conv2d(channels, channels, 1)
         nn.init.normal_(self.gains.weight, std=0.02)
-        nn.init.zeros_(self.gains.bias)
+        nn.init.zeros_(self.gains.bias)  # type: ignore[arg-type]
 
     def forward(self, powers: Tensor, smoothed: Tensor) -> Tensor:
         level = 0.25 * (smoothed + EPS).log()
@@ -91,7 +92,7 @@ class Shrinkage(nn.Module):
             powers = u.square()
             return u * self(powers, powers.mean(dim=(2, 3), keepdim=True).expand_as(powers))
         spectrum = rfft2(u)
-        powers, rings = power(spectrum), ring_bands(FINE_RINGS, u)
+        powers, rings = power(spectrum), ring_bands(u, FINE_RINGS)
         gains = self(powers, (band_power(powers, rings) @ rings).view(powers.shape))
         return irfft2(spectrum * gains[..., None], u.shape[-1])
 
@@ -131,7 +132,7 @@ class SpectralAttention(nn.Module):
         self.norm = nn.LayerNorm(channels)
 
     def forward(self, u: Tensor) -> Tensor:
-        weight, bias = self.neighbours.weight.float(), self.neighbours.bias.float()
+        weight, bias = self.neighbours.weight.float(), self.neighbours.bias.float()  # type: ignore[union-attr]
         q, k, v = F.conv2d(conv1x1(u, self.qkv), weight, bias, padding=1, groups=len(weight)).chunk(3, dim=1)
         if self.transform:
             spectrum = correlate(rfft2(self._windows(q)), rfft2(self._windows(k)))
@@ -213,5 +214,5 @@ class BandAttention(nn.Module):
         if not self.transform:
             return (u / self.bands)[:, None].expand(-1, self.bands, -1, -1, -1)
         spectrum = rfft2(u)[:, None]
-        rings = ring_bands(self.bands, u).view(self.bands, 1, *spectrum.shape[3:5], 1)
+        rings = ring_bands(u, self.bands).view(self.bands, 1, *spectrum.shape[3:5], 1)
         return irfft2(spectrum * rings, u.shape[-1])

@@ -28,7 +28,7 @@ from .blocks import attach
 from .data import batch, to_tensor
 
 SHAPES: dict[str, dict[str, Any]] = {
-    "narrow": {"embed_dim": 16, "depths": (2, 2), "num_heads": (2, 2)},  # the ablation's
+    "narrow": {"embed_dim": 16, "depths": (2, 2), "num_heads": (2, 2)},  # for many runs on a CPU
     "light": {},
 }
 SAVE_EVERY = 250  # steps
@@ -41,7 +41,7 @@ class Job:
     """What a training depends on.
 
     Attributes:
-        candidate: a candidate, `present` or `none`.
+        candidate: a candidate or `none`.
         control: its control instead.
         seed: of the start and of the patches.
         shape: `narrow` or `light`.

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.team08_HATFreq.fourier import irfft2, rfft2
+from models.team08_HATFreq.frequency import EPS, band_power, power, ring_bands
 
 from .candidates import conv1x1
-from .spectra import EPS, band_power, power, ring_bands
 
 RINGS = 16
 NEAREST, FARTHEST = 5, 32  # pixels: nearer ones are in every window, and patches hold no farther ones
@@ -104,7 +104,7 @@ def autocorrelation(u: Tensor) -> Tensor:
     u = u * (u.square().mean(dim=(2, 3), keepdim=True) + EPS).rsqrt()
     rows, columns = (torch.sin(math.pi * (torch.arange(n, device=u.device) + 0.5) / n) for n in (h, w))
     powers = power(rfft2(u * rows[:, None] * columns)).sum(dim=1, keepdim=True)  # b 1 h w/2+1
-    rings = ring_bands(RINGS, u)
+    rings = ring_bands(u, RINGS)
     flat = powers * ((band_power(powers, rings) @ rings).view(powers.shape) + EPS).rsqrt()
     result = irfft2(torch.stack([flat, torch.zeros_like(flat)], dim=-1), w)[:, 0]
     return result / result[:, :1, :1].clamp(min=EPS)

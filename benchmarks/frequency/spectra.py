@@ -11,13 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-EPS = 1e-4  # of a power: features have a variance near one
-HIGHEST = math.sqrt(0.5)  # cycles/pixel at the corner of the plane
-
-
-def power(spectrum: Tensor) -> Tensor:
-    """Squared amplitude: `... 2` -> `...`."""
-    return spectrum.square().sum(dim=-1)
+from models.team08_HATFreq.frequency import EPS, frequencies, ring_bands
 
 
 def correlate(a: Tensor, b: Tensor) -> Tensor:
@@ -26,50 +20,17 @@ def correlate(a: Tensor, b: Tensor) -> Tensor:
     return torch.stack([ar * br + ai * bi, ar * bi - ai * br], dim=-1)
 
 
-def _frequencies(u: Tensor) -> tuple[Tensor, Tensor]:
-    """Vertical and horizontal frequency in cycles/pixel of the coefficients of rfft2(u): `h 1` and `1 w/2+1`."""
-    height, width = u.shape[-2:]
-    row = torch.arange(height, device=u.device)
-    fy = torch.where(row * 2 < height, row, row - height).float() / height
-    fx = torch.arange(width // 2 + 1, device=u.device).float() / width
-    return fy[:, None], fx[None]
-
-
-def ring_bands(rings: int, u: Tensor) -> Tensor:
-    """How much of each coefficient is in each ring: `rings h*(w/2+1)`; the rings add up to one everywhere.
-
-    Triangles over the radial frequency, with peaks evenly from 0 to sqrt(1/2) cycles/pixel.
-
-    Args:
-        rings: their number.
-        u: any image `... h w` of the spectrum's size.
-    """
-    fy, fx = _frequencies(u)
-    position = (fy.square() + fx.square()).sqrt().flatten() / HIGHEST * (rings - 1)
-    return (1 - (position - torch.arange(rings, device=u.device)[:, None]).abs()).clamp(min=0)
-
-
 def polar_bands(rings: int, sectors: int, u: Tensor) -> Tensor:
     """The same for rings cut into orientations: `rings*sectors h*(w/2+1)`.
 
     The sectors are triangles over the direction, which has a period of half a turn.
     """
-    fy, fx = _frequencies(u)
+    fy, fx = frequencies(u)
     angle = torch.atan2(*torch.broadcast_tensors(fy, fx)).flatten() / math.pi * sectors
     distance = (angle - torch.arange(sectors, device=u.device)[:, None]).remainder(sectors)
     sector = (1 - torch.minimum(distance, sectors - distance)).clamp(min=0)
-    ring = ring_bands(rings, u)
+    ring = ring_bands(u, rings)
     return (ring[:, None] * sector[None]).flatten(0, 1)
-
-
-def band_power(powers: Tensor, bands: Tensor) -> Tensor:
-    """Mean power in each band: `... c h w/2+1`, `bands h*(w/2+1)` -> `... c bands`."""
-    return powers.flatten(-2) @ (bands / bands.sum(dim=1, keepdim=True).clamp(min=EPS)).t()
-
-
-def weigh(spectrum: Tensor, gains: Tensor, bands: Tensor) -> Tensor:
-    """A spectrum times gains for its bands: `... c h w/2+1 2`, `... c bands`, `bands h*(w/2+1)`."""
-    return spectrum * (gains @ bands).view(spectrum.shape[:-1])[..., None]
 
 
 class BandGains(nn.Module):

@@ -27,12 +27,12 @@ __all__ = [
 ]
 
 
-def build_model(preset: str, frequency: str = "both", scale: int = 4) -> HATFreq:
+def build_model(preset: str, frequency: str = "bands", scale: int = 4) -> HATFreq:
     """A HATFreq with fresh weights, ready for `load_state_dict`.
 
     Args:
         preset: `light`, `small`, `base` or `large`; without fusion the last three are HAT-S, HAT and HAT-L.
-        frequency: `both`, `global`, `window`, `identity` (the ablation's control) or `none` (plain HAT).
+        frequency: `bands`, `channels` (its control) or `none` (plain HAT).
         scale: 2, 3 or 4.
 
     Raises:

@@ -1,131 +1,120 @@
-"""The frequency-domain fusion block: a residual branch of every attention group that works on Fourier coefficients.
+"""The frequency-domain fusion block: joins a second path with the convolution that ends a group, band by band.
 
-Two views of the same features, each blind where the other sees:
+`tail + g * (path - tail)`, where `tail` is the group's 3x3 convolution, `path` two 1x1 convolutions beside it, and `g`
+a gate between -1 and 1 for every channel and band of frequency. The gates come from the powers of both paths in all
+bands: what an image holds at which frequency decides what each path gives to the result there, as in a Wiener filter.
+No convolution can do that, whose response is the same for every image. The bands are rings around frequency 0, counted
+in cycles/pixel: a network trained on patches treats a photograph in the same way. Neither phases nor positions enter
+the gates, so that a shift of the image (around its border) shifts the result.
 
-* global: the spectrum of the whole image, mixed across channels and weighed by a gain that depends on the radial
-  frequency in cycles/pixel, hence on no size: a network trained on patches treats a photograph in the same way;
-* window: the spectra of windows of the attention's size, weighed by one real gain for each coefficient and channel.
-
-Related work: fast Fourier convolution (L. Chi et al., NeurIPS 2020), SwinFIR (D. Zhang et al., arXiv 2208.11247) and
-the window gains of FFTformer (L. Kong et al., CVPR 2023). Changed against them: the last 1x1 is zero at first, so that
-a network with fresh blocks is exactly the network without; the gains are tied to physical frequencies; the spatial mean
-is taken out before the global transform, since under the orthonormal FFT the constant term alone would grow with the
-image.
+The last layer of the gates is zero at first: a network with fresh blocks is exactly the network without. Chosen among
+nine candidates by docs/frequency.md.
 
 The transforms (fourier.py) are an fp32 island: a bf16 FFT does not exist, an fp16 one only for powers of two on CUDA,
 and CUDA's autocast does not guard it.
 """
 
+import math
 from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import merge, partition, shifted
 from .fourier import irfft2, rfft2
 
-FrequencyMode = Literal["both", "global", "window", "identity", "none"]
+FrequencyMode = Literal["bands", "channels", "none"]
 FREQUENCY_MODES: tuple[str, ...] = get_args(FrequencyMode)
-KNOTS = 16
+RINGS = 8
+HIGHEST = math.sqrt(0.5)  # cycles/pixel at the corner of the plane of frequencies
+EPS = 1e-4  # of a power: features have a variance near one
 
 
 class FrequencyFusion(nn.Module):
-    """`b h w c` -> `b h w c`, zero for a fresh block.
+    """The input of a group's convolution and its output, `b c h w` each -> `b c h w`; that output for a fresh block.
 
     Args:
         dim: channels c.
-        window: side of the transform windows; h and w must be multiples of it.
-        mode: `both` branches, `global` or `window` alone, or `identity`: the parameters of `both` with every FFT
-            replaced by the identity, which is the control of an ablation.
-        shifted: whether the window grid is shifted by half a window (every second group).
+        mode: `bands`, or `channels`: the same parameters without a transform, one gate for all frequencies of a
+            channel, which is the control of the experiment.
+
+    Raises:
+        ValueError: an unknown mode.
     """
 
-    def __init__(self, dim: int, window: int, mode: FrequencyMode = "both", shifted: bool = False) -> None:
+    def __init__(self, dim: int, mode: FrequencyMode = "bands") -> None:
         super().__init__()
         if mode not in FREQUENCY_MODES or mode == "none":
-            raise ValueError(f"a frequency block's mode is both, global, window or identity, not {mode!r}")
-        half, transform = dim // 2, mode != "identity"
-        self.reduce = nn.Sequential(nn.Conv2d(dim, half, 1), nn.GELU())
-        self.global_branch = GlobalSpectrum(half, transform) if mode != "window" else None
-        self.window_branch = WindowSpectrum(half, window, shifted, transform) if mode != "global" else None
-        branches = [self.global_branch, self.window_branch]
-        self.fuse = nn.Conv2d(half * sum(branch is not None for branch in branches), dim, 1)
-        for parameter in self.fuse.parameters():
+            raise ValueError(f"a frequency block's mode is bands or channels, not {mode!r}")
+        self.transform = mode == "bands"
+        hidden = max(8, dim // 4)
+        self.path = nn.Sequential(nn.Conv2d(dim, dim // 2, 1), nn.GELU(), nn.Conv2d(dim // 2, dim, 1))
+        self.mix = nn.Linear(2 * dim * RINGS, hidden)
+        self.gates = nn.Linear(hidden, dim * RINGS)
+        for parameter in self.gates.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, x: Tensor) -> Tensor:
-        u = self.reduce(x.permute(0, 3, 1, 2))  # b c/2 h w
-        with torch.autocast(device_type=x.device.type, enabled=False):
-            u32 = u.float()
-            parts = [branch(u32) for branch in (self.global_branch, self.window_branch) if branch is not None]
-        return self.fuse(torch.cat(parts, dim=1).to(u.dtype)).permute(0, 2, 3, 1)
+    def forward(self, r: Tensor, tail: Tensor) -> Tensor:
+        path = self.path(r)
+        with torch.autocast(device_type=r.device.type, enabled=False):
+            moved = self._moved(tail.float(), path.float())
+        return tail + moved.to(tail.dtype)
+
+    def _moved(self, tail: Tensor, path: Tensor) -> Tensor:
+        """What the gates take from the convolution and give from the path."""
+        if not self.transform:
+            powers = torch.cat([tail, path], dim=1).square().mean(dim=(2, 3))[..., None].expand(-1, -1, RINGS)
+            return (path - tail) * self._gates(powers).mean(dim=-1)[..., None, None]
+        bands, spectra = ring_bands(tail), [rfft2(tail), rfft2(path)]  # of each b c h w/2+1 2
+        gates = self._gates(torch.cat([band_power(power(one), bands) for one in spectra], dim=1))
+        return irfft2(weigh(spectra[1] - spectra[0], gates, bands), tail.shape[-1])
+
+    def _gates(self, powers: Tensor) -> Tensor:
+        """`b 2c rings` -> `b c rings`, between -1 and 1."""
+        logarithms = 0.25 * (powers + EPS).log().flatten(1)
+        hidden = F.gelu(F.linear(logarithms, self.mix.weight.float(), self.mix.bias.float()))
+        gates = F.linear(hidden, self.gates.weight.float(), self.gates.bias.float()).tanh()
+        return gates.unflatten(1, (-1, RINGS))
 
 
-class GlobalSpectrum(nn.Module):
-    """Mixes the channels of the whole image's spectrum: fp32 `b c h w` -> fp32 `b c h w`.
+def frequencies(u: Tensor) -> tuple[Tensor, Tensor]:
+    """Vertical and horizontal frequency of the coefficients of rfft2(u), in cycles/pixel: `h 1`, `1 w/2+1`.
 
-    The mixing has no bias: one would put the same value on every frequency, which is a bright pixel in the corner.
+    Args:
+        u: any image `... h w` of the spectrum's size.
     """
-
-    def __init__(self, channels: int, transform: bool = True) -> None:
-        super().__init__()
-        self.transform = transform
-        self.mix = nn.Conv2d(2 * channels, 2 * channels, 1, bias=False)
-        self.gain = nn.Parameter(torch.ones(channels, KNOTS))
-
-    def forward(self, u: Tensor) -> Tensor:
-        u = u - u.mean(dim=(2, 3), keepdim=True)
-        if self.transform:
-            spectrum = rfft2(u)  # b c h w/2+1 2
-            parts = torch.cat(spectrum.unbind(-1), dim=1)  # b 2c h w/2+1
-        else:
-            parts = torch.cat([u, u], dim=1) * 0.5**0.5
-        mixed = F.leaky_relu(F.conv2d(parts, self.mix.weight.float()), 0.2)
-        real, imag = mixed.chunk(2, dim=1)
-        gain = self._gain(u)
-        if not self.transform:
-            return (real + imag) * gain * 0.5**0.5
-        return irfft2(torch.stack([real * gain, imag * gain], dim=-1), u.shape[-1])
-
-    def _gain(self, u: Tensor) -> Tensor:
-        """The gain at every coefficient, `c h w/2+1`; for the identity, the mean over the knots, `c 1 1`."""
-        gain = self.gain.float()
-        if not self.transform:
-            return gain.mean(dim=1)[:, None, None]
-        height, width = u.shape[-2:]
-        return (gain @ radial_interpolation(height, width, u.device)).unflatten(1, (height, width // 2 + 1))
-
-
-class WindowSpectrum(nn.Module):
-    """Weighs the spectrum of every window by a real gain: fp32 `b c h w` -> fp32 `b c h w`, the identity at first."""
-
-    def __init__(self, channels: int, window: int, shifted: bool, transform: bool = True) -> None:
-        super().__init__()
-        self.window, self.shift, self.transform = window, window // 2 if shifted else 0, transform
-        self.gain = nn.Parameter(torch.ones(channels, window, window // 2 + 1))
-
-    def forward(self, u: Tensor) -> Tensor:
-        gain = self.gain.float()
-        if not self.transform:
-            return u * gain.mean(dim=(1, 2))[:, None, None]
-        u = shifted(u.permute(0, 2, 3, 1), -self.shift)  # b h w c
-        windows = partition(u, self.window).transpose(-2, -1)  # b gh gw c n
-        spectrum = rfft2(windows.unflatten(-1, (self.window, self.window)))
-        windows = irfft2(spectrum * gain[..., None], self.window).flatten(-2)
-        u = merge(windows.transpose(-2, -1), self.window)
-        return shifted(u, self.shift).permute(0, 3, 1, 2)
-
-
-def radial_interpolation(height: int, width: int, device: torch.device) -> Tensor:
-    """Linear interpolation from knots to the coefficients of an rfft2: float32 `KNOTS h*(w/2+1)`.
-
-    The knots lie evenly on the radial frequency 0 .. sqrt(1/2) cycles/pixel, from the mean to the corner of the
-    spectrum.
-    """
-    row = torch.arange(height, device=device)
+    height, width = u.shape[-2:]
+    row = torch.arange(height, device=u.device)
     fy = torch.where(row * 2 < height, row, row - height).float() / height
-    fx = torch.arange(width // 2 + 1, device=device).float() / width
-    position = (fy[:, None].square() + fx[None].square()).sqrt().flatten() / 0.5**0.5 * (KNOTS - 1)
-    knots = torch.arange(KNOTS, device=device)[:, None]
-    return (1 - (position - knots).abs()).clamp(min=0)
+    fx = torch.arange(width // 2 + 1, device=u.device).float() / width
+    return fy[:, None], fx[None]
+
+
+def ring_bands(u: Tensor, rings: int = RINGS) -> Tensor:
+    """How much of each coefficient is in each ring: float32 `rings h*(w/2+1)`; the rings add up to one everywhere.
+
+    Triangles over the radial frequency, with peaks evenly from 0 to sqrt(1/2) cycles/pixel.
+
+    Args:
+        u: any image `... h w` of the spectrum's size.
+        rings: their number.
+    """
+    fy, fx = frequencies(u)
+    position = (fy.square() + fx.square()).sqrt().flatten() / HIGHEST * (rings - 1)
+    return (1 - (position - torch.arange(rings, device=u.device)[:, None]).abs()).clamp(min=0)
+
+
+def power(spectrum: Tensor) -> Tensor:
+    """Squared amplitude: `... 2` -> `...`."""
+    real, imag = spectrum.unbind(-1)
+    return torch.addcmul(real.square(), imag, imag)
+
+
+def band_power(powers: Tensor, bands: Tensor) -> Tensor:
+    """Mean power in each band: `... c h w/2+1`, `bands h*(w/2+1)` -> `... c bands`."""
+    return powers.flatten(-2) @ (bands / bands.sum(dim=1, keepdim=True).clamp(min=EPS)).t()
+
+
+def weigh(spectrum: Tensor, gains: Tensor, bands: Tensor) -> Tensor:
+    """A spectrum times gains for its bands: `... c h w/2+1 2`, `... c bands`, `bands h*(w/2+1)`."""
+    return spectrum * (gains @ bands).view(spectrum.shape[:-1])[..., None]

@@ -5,7 +5,7 @@ Paper: X. Chen et al., "Activating More Pixels in Image Super-Resolution Transfo
 
 Changed against the reference code:
 
-* `layers.i.freq`, a `FrequencyFusion` beside the convolution that ends group i: `conv(r) + freq(r)`;
+* `layers.i.freq`, a `FrequencyFusion` after the convolution that ends group i: `freq(r, conv(r))`, not `conv(r)`;
 * inputs of any size: padded at the bottom and right to a multiple of the window, by reflection where the image is large
   enough and by repetition where it is not;
 * gradient checkpointing (`set_grad_checkpointing`) recomputes every block; the reference ignores its option;
@@ -65,7 +65,7 @@ class HATConfig:
         num_feat: channels of the `pixelshuffle` upsampler.
         upsampler: `pixelshuffle` (HAT's) or `pixelshuffledirect` (one convolution; `light`).
         scale: 2, 3 or 4.
-        frequency: the fusion blocks: `both`, `global`, `window`, `identity` (the ablation's control) or `none` (HAT).
+        frequency: the fusion blocks: `bands`, `channels` (their control) or `none` (HAT).
     """
 
     embed_dim: int = 180
@@ -81,7 +81,7 @@ class HATConfig:
     num_feat: int = 64
     upsampler: Literal["pixelshuffle", "pixelshuffledirect"] = "pixelshuffle"
     scale: int = 4
-    frequency: FrequencyMode = "both"
+    frequency: FrequencyMode = "bands"
 
     def __post_init__(self) -> None:
         """Refuse shapes that cannot be built, naming the field and its remedy."""
@@ -192,6 +192,9 @@ class HATFreq(
         else:
             self.upsample = pixelshuffledirect(c.scale, c.embed_dim)
         self.apply(_initialise_linear)
+        if c.frequency != "none":  # after the others, whose fresh weights are those of a plain HAT
+            for layer in self.layers:
+                layer.freq = FrequencyFusion(c.embed_dim, c.frequency)
 
     def set_grad_checkpointing(self, enabled: bool = True) -> None:
         """Recompute every block in the backward pass: less memory, about a third more time."""
@@ -232,16 +235,15 @@ class AttentionGroup(nn.Module):
         dim = config.embed_dim
         self.residual_group = AttentionBlocks(config, number)
         self.conv = nn.Conv2d(dim, dim, 3, padding=1)
-        self.freq = None
-        if config.frequency != "none":
-            self.freq = FrequencyFusion(dim, config.window_size, config.frequency, shifted=number % 2 == 1)
+        self.freq: FrequencyFusion | None = None
 
     def forward(self, x: Tensor, index_sa: Tensor, index_oca: Tensor, masks: Tensor) -> Tensor:
         r = self.residual_group(x, index_sa, index_oca, masks)
-        tail = self.conv(r.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        r = r.permute(0, 3, 1, 2)
+        tail = self.conv(r)
         if self.freq is not None:
-            tail = tail + self.freq(r)
-        return tail + x
+            tail = self.freq(r, tail)
+        return tail.permute(0, 2, 3, 1) + x
 
 
 class AttentionBlocks(nn.Module):

@@ -33,6 +33,7 @@ _NESTS = ("params_ema", "params", "ema", "model", "state_dict", "model_state_dic
 _PREFIXES = ("module.", "_orig_mod.")
 _BLOCK = "layers.0.residual_group.blocks.0."
 _OVERLAP = "layers.{}.residual_group.overlap_attn.relative_position_bias_table"
+_FORMER_BLOCKS, _LAST_WITH_THEM = ".freq.reduce.", "831619b"  # before the blocks of frequency.py
 _SHAPE_FREE = ("scale", "frequency", "drop_path_rate", "num_feat")  # what presets of one name may differ in
 
 
@@ -95,6 +96,11 @@ def load(path: str | os.PathLike[str]) -> LoadedWeights:
         state, source = _find_weights(path, _load_torch(path, content))
     state = {_without_prefixes(key): tensor for key, tensor in state.items()}
     _check_tensors(path, state)
+    if any(_FORMER_BLOCKS in key for key in state):
+        raise WeightsError(
+            f"{path} has frequency blocks of a kind that is gone: `git checkout {_LAST_WITH_THEM}` runs it, and there "
+            "`python -m benchmarks.frequency.carry` makes weights for the present blocks from it (from the mode `both`)"
+        )
     return LoadedWeights(path, state, _config(path, metadata), sha256, source, metadata)
 
 
@@ -146,7 +152,7 @@ def load_into(model: HATFreq, found: LoadedWeights) -> str:
     buffers = [key for key in own if key.startswith("relative_position_index") and key not in state]
     if reason := _misfit(found, model, optional={*fresh, *buffers}):
         raise WeightsError(f"{found.path} does not fit: {reason}")
-    if any(own[key].any() for key in fresh if ".freq.fuse." in key):
+    if any(own[key].any() for key in fresh if ".freq.gates." in key):
         raise WeightsError(f"{found.path} has no fusion blocks and this model's are not fresh: use a new model")
     model.load_state_dict(state, strict=False)
     parameters = f"{sum(p.numel() for p in model.parameters()):,} parameters from {found.source}"
@@ -164,7 +170,7 @@ def preset_name(config: HATConfig) -> str | None:
 
 
 def describe_config(config: HATConfig) -> str:
-    """A shape in words, for people: `base x4, frequency both`."""
+    """A shape in words, for people: `base x4, frequency bands`."""
     name = preset_name(config)
     tail = f", {config.embed_dim} channels, groups of {config.depths} blocks, windows of {config.window_size}"
     return f"{name or 'custom'} x{config.scale}, frequency {config.frequency}{'' if name else tail}"
@@ -198,8 +204,8 @@ def save_weights(
 def describe(state: Mapping[str, Tensor]) -> HATConfig:
     """The shape of the network that a state dict belongs to, read off its tensors.
 
-    Tensors do not tell everything: the control `identity` reads as `both`, and conv_scale and drop_path_rate follow the
-    presets (1 and 0 with `pixelshuffledirect`, 0.01 and 0.1 with `pixelshuffle`).
+    Tensors do not tell everything: the control `channels` reads as `bands`, and conv_scale and drop_path_rate follow
+    the presets (1 and 0 with `pixelshuffledirect`, 0.01 and 0.1 with `pixelshuffle`).
 
     Raises:
         WeightsError: not a HAT or HATFreq.
@@ -352,7 +358,7 @@ def _misfit(found: LoadedWeights, model: HATFreq, optional: set[str]) -> str:
         theirs, ours = asdict(found.shape), asdict(model.config)
     except WeightsError as error:
         return str(error)
-    if ours["frequency"] == "identity" or theirs["frequency"] == "none":
+    if ours["frequency"] == "channels" or theirs["frequency"] == "none":
         theirs["frequency"] = ours["frequency"]
     # Ratios that give the same overlap are one, as they are to `describe`.
     ours["overlap_ratio"] = _ratio(model.config.overlapping_size - model.config.window_size, model.config.window_size)
@@ -433,10 +439,7 @@ def _upsampler_shape(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _frequency_of(state: Mapping[str, Tensor]) -> Any:
-    has = {name: f"layers.0.freq.{name}_branch.gain" in state for name in ("global", "window")}
-    if all(has.values()):
-        return "both"
-    return next((name for name, present in has.items() if present), "none")
+    return "bands" if "layers.0.freq.gates.weight" in state else "none"
 
 
 def _ratio(size: int, base: int) -> float:
