@@ -11,6 +11,8 @@ import torch
 
 from .network import HATFreq, HybridAttentionBlock, OverlappingAttentionBlock
 
+VECTOR_BITS = {"AVX512": 512, "AVX2": 256}  # of a processor's capability, as PyTorch names it
+
 
 class CompilerError(RuntimeError):
     """The machine lacks what torch.compile needs; the message names it."""
@@ -35,9 +37,20 @@ def compile_blocks(
         CompilerError: no compiler is found.
     """
     check_compiler(device)
+    options = inductor_options(device) if backend == "inductor" else None
     for module in model.modules():
         if isinstance(module, HybridAttentionBlock | OverlappingAttentionBlock):
-            module.compile(backend=backend, dynamic=sizes_vary)
+            module.compile(backend=backend, dynamic=sizes_vary, options=options)
+
+
+def inductor_options(device: torch.device) -> dict[str, int] | None:
+    """What torch.compile must be told: on a CPU the bits of a vector.
+
+    PyTorch 2.11 keeps the code that it generates on disk under a key that does not tell the processor. Code for AVX-512
+    would be taken up again where there is AVX2 alone, and crash. The bits are part of the key once they are set.
+    """
+    bits = VECTOR_BITS.get(torch.backends.cpu.get_cpu_capability())
+    return {"cpp.simdlen": bits} if bits and device.type == "cpu" else None
 
 
 def check_compiler(device: torch.device) -> None:
