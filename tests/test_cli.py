@@ -71,6 +71,34 @@ def test_what_exists_is_not_replaced_unasked(here: Path, capsys: pytest.CaptureF
     assert hatfreq("a.png", "--overwrite") == 0 and read_picture("a_x4.png").rgb.shape == (36, 28, 3)
 
 
+def test_a_folder_twice_makes_nothing_of_the_results(here: Path, capsys: pytest.CaptureFixture) -> None:
+    Path("c").mkdir()
+    write_png("c/b.png", RGB)
+    assert hatfreq("c") == 0 and hatfreq("c") == 1
+    assert "b_x4.png exists" in capsys.readouterr().err
+    assert hatfreq("c", "--overwrite") == 0
+    assert sorted(path.name for path in Path("c").iterdir()) == ["b.png", "b_x4.png"]
+    assert read_rgb("c/b_x4.png").shape == (36, 28, 3)
+
+
+def test_an_input_is_never_replaced(here: Path, capsys: pytest.CaptureFixture) -> None:
+    write_png("a_x4.png", RGB)
+    Path("link").symlink_to(here)
+    for words in (["a.png", "a_x4.png"], ["a.png", "-o", "link/a.png"], [".", "-o", "link"], [".", "-o", "."]):
+        assert hatfreq(*words, "--overwrite") == 1
+        assert ".png is an input, and a result would replace it" in capsys.readouterr().err
+    assert (read_rgb("a.png") == RGB).all() and (read_rgb("a_x4.png") == RGB).all()
+
+
+def test_a_name_too_long_for_its_result_stops_no_others(here: Path, capsys: pytest.CaptureFixture) -> None:
+    Path("c").mkdir()
+    write_png("c/b.png", RGB)
+    write_png("z.png", RGB)
+    Path("z.png").rename(f"c/{'a' * 250}.png")
+    assert hatfreq("c") == 1 and Path("c/b_x4.png").exists()
+    assert "File name too long" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "text"),
     [
@@ -79,12 +107,16 @@ def test_what_exists_is_not_replaced_unasked(here: Path, capsys: pytest.CaptureF
         (["a.png", "-o", "a.gif"], "a.gif: results can be"),
         (["a.png", "--tile", "7"], "larger than tile_overlap"),
         (["empty"], "empty holds no images"),
+        (["empty", "a.png", "-o", "out"], "empty holds no images"),
+        (["a.png", "a.jpg"], "a.png, a.jpg would share names of results"),
+        (["a.png", "../{here}/a.jpg"], "a.png, a.jpg would share names of results"),
+        (["a.png", "a.png"], "a.png, a.png would share names of results"),
     ],
     ids=str,
 )
 def test_errors_name_the_remedy(here: Path, capsys: pytest.CaptureFixture, words: list[str], text: str) -> None:
     Path("empty").mkdir()
-    assert hatfreq(*words) == 1
+    assert hatfreq(*(word.format(here=here.name) for word in words)) == 1
     assert text in capsys.readouterr().err
 
 

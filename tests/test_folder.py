@@ -181,6 +181,15 @@ def test_inputs_for_one_output_are_refused_all_at_once(tmp_path: Path, lq: Path)
         restore_inputs(Enlarging(), lq, tmp_path / "out")
 
 
+def test_a_results_folder_is_not_restored_into_itself(tmp_path: Path, lq: Path) -> None:
+    restore_inputs(Enlarging(), lq, tmp_path / "out")
+    for inputs in (tmp_path / "out", [tmp_path / "LR" / ".." / "out" / "3.png"]):
+        with pytest.raises(RestorationError, match=r"\.png is an input, and a result would replace it"):
+            restore_inputs(Enlarging(), inputs, tmp_path / "out", overwrite=True)
+    assert read_rgb(tmp_path / "out" / "3.png").shape == (28, 20, 3)
+    assert len(images_of(tmp_path / "out")) == COUNT  # its record, too
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The record
 # ---------------------------------------------------------------------------------------------------------------------

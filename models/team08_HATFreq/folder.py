@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -289,7 +289,7 @@ def restore_files(
         RestorationError: at once, if nothing can begin; at the end, naming the images that failed.
     """
     team, started = world(), time.monotonic()
-    images = team.broadcast(lambda: _begin(target, restorer.settings, list(files), overwrite).images)
+    images = team.broadcast(lambda: _begin(target, restorer.settings, files, overwrite).images)
     record = Record(target, restorer.settings, images, team.rank)
     if device is not None and device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -335,6 +335,20 @@ def unique_names(paths: list[Path], suffix: str) -> dict[str, Path]:
     return {f"{path.stem}{suffix}": path for path in paths}
 
 
+def refuse_inputs(results: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Results never replace what they are made from.
+
+    Raises:
+        RestorationError: naming the input.
+    """
+    originals = {os.path.realpath(path) for path in inputs}
+    for path in results:
+        if os.path.realpath(path) in originals:
+            raise RestorationError(
+                f"{path} is an input, and a result would replace it: choose another folder for the results"
+            )
+
+
 def passed_over(folder: Path) -> str:
     """What else a folder holds, in words; empty if nothing."""
     entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
@@ -348,10 +362,11 @@ def passed_over(folder: Path) -> str:
     return ", ".join(parts)
 
 
-def _begin(target: Path, settings: dict[str, Any], names: list[str], overwrite: bool) -> Record:
+def _begin(target: Path, settings: dict[str, Any], files: dict[str, Path], overwrite: bool) -> Record:
     """Make the folder ready; the record says what stands there."""
+    refuse_inputs([target / name for name in files], files.values())
     make_folder(target)
-    return open_record(target, settings, names, overwrite)
+    return open_record(target, settings, list(files), overwrite)
 
 
 def pixels_of(path: Path) -> int:
