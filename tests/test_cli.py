@@ -55,13 +55,16 @@ def test_one_bad_picture_is_named_and_the_others_are_made(here: Path, capsys: py
     assert sorted(path.name for path in Path("out").iterdir()) == ["a.png", "clear.png"]
 
 
-def test_suffixes_choose_the_format(here: Path, capsys: pytest.CaptureFixture) -> None:
-    for name, kind in (("b.webp", "WEBP"), ("b.jpg", "JPEG")):
+def test_suffixes_choose_the_format(here: Path) -> None:
+    for name, kind in (("b.webp", "WEBP"), ("b.jpg", "JPEG"), ("b.JPEG", "JPEG")):
         assert hatfreq("a.png", "-o", name) == 0
         assert Image.open(name).format == kind
-    write_png("clear.png", np.dstack([RGB, RGB[..., :1]]))
-    assert hatfreq("clear.png", "-o", "c.jpg") == 1
-    assert "transparency" in capsys.readouterr().err and not Path("c.jpg").exists()
+
+
+def test_small_tiles_overlap_by_half(here: Path) -> None:
+    write_png("large.png", np.zeros((40, 40, 3), np.uint8))
+    assert hatfreq("large.png", "--tile", "32") == 0
+    assert read_rgb("large_x4.png").shape == (160, 160, 3)
 
 
 def test_what_exists_is_not_replaced_unasked(here: Path, capsys: pytest.CaptureFixture) -> None:
@@ -96,7 +99,7 @@ def test_a_name_too_long_for_its_result_stops_no_others(here: Path, capsys: pyte
     write_png("z.png", RGB)
     Path("z.png").rename(f"c/{'a' * 250}.png")
     assert hatfreq("c") == 1 and Path("c/b_x4.png").exists()
-    assert "File name too long" in capsys.readouterr().err
+    assert "(File name too long): choose a shorter name" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -105,7 +108,11 @@ def test_a_name_too_long_for_its_result_stops_no_others(here: Path, capsys: pyte
         (["nowhere.png"], "nowhere.png does not exist"),
         (["a.png", "a.png", "-o", "one.png"], "one.png is one file and there are 2 pictures"),
         (["a.png", "-o", "a.gif"], "a.gif: results can be"),
-        (["a.png", "--tile", "7"], "larger than tile_overlap"),
+        (["a.png", "--tile", "7"], "tile must be 0 (the whole image) or at least 32, got 7"),
+        (["a.png", "-o", "w.safetensors/b.png"], "cannot make the folder w.safetensors (File exists): a file has that"),
+        (["clear.png", "-o", "c.jpeg"], "JPEG holds no transparency, and c has some: write PNG or WebP"),
+        (["wide.png", "-o", "c.webp"], "c.webp would have 16384x4 pixels, and WEBP holds 16383 a side: write PNG"),
+        (["tall.png", "-o", "c.jpg"], "c.jpg would have 4x65504 pixels, and JPEG holds 65500 a side: write PNG"),
         (["empty"], "empty holds no images"),
         (["empty", "a.png", "-o", "out"], "empty holds no images"),
         (["a.png", "a.jpg"], "a.png, a.jpg would share names of results"),
@@ -114,8 +121,14 @@ def test_a_name_too_long_for_its_result_stops_no_others(here: Path, capsys: pyte
     ],
     ids=str,
 )
-def test_errors_name_the_remedy(here: Path, capsys: pytest.CaptureFixture, words: list[str], text: str) -> None:
+def test_errors_name_the_remedy_before_the_network_runs(
+    here: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, words: list[str], text: str
+) -> None:
+    monkeypatch.delattr(HATFreq, "forward")
     Path("empty").mkdir()
+    write_png("clear.png", np.dstack([RGB, RGB[..., :1]]))
+    write_png("wide.png", np.zeros((1, 4096, 3), np.uint8))
+    write_png("tall.png", np.zeros((16376, 1, 3), np.uint8))
     assert hatfreq(*(word.format(here=here.name) for word in words)) == 1
     assert text in capsys.readouterr().err
 

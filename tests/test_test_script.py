@@ -343,7 +343,7 @@ def test_bf16_is_close_to_fp32() -> None:
     [
         ({"precision": "fp16"}, "fp16 overflows"),
         ({"ensemble": 4}, "ensemble must be 1 or 8"),
-        ({"tile": 48, "overlap": 48}, "larger than tile_overlap"),
+        ({"tile": 64, "overlap": 33}, "tile_overlap must be at most half the tile, 32 of 64, got 33"),
         ({"tile": 7}, "at least 32"),
         ({"tile": None, "overlap": -5}, "tile_overlap must be 0 or more"),
     ],

@@ -14,9 +14,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from .folder import RestorationError, refuse_inputs, restore_picture, unique_names
-from .image_io import OUTPUT_SUFFIXES, ImageError, list_images, read_picture, write_picture
+from .image_io import OUTPUT_SUFFIXES, ImageError, check_format, list_images, read_picture, write_picture
 from .inference import HATFreqRestorer, load_restorer
-from .system import choose_device
+from .system import choose_device, make_folder
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -91,6 +91,8 @@ def restore_file(restorer: HATFreqRestorer, source: Path, target: Path, quality:
         ImageError, RestorationError, ValueError, OSError: naming the file.
     """
     picture = read_picture(source)
+    make_folder(target.parent)  # before the minutes that the network may take
+    check_format(target, picture, restorer.scale)
     with tqdm(total=1, desc=source.name, unit="pass", leave=False, disable=not sys.stderr.isatty()) as bar:
 
         def progress(done: int, total: int) -> None:
@@ -99,7 +101,6 @@ def restore_file(restorer: HATFreqRestorer, source: Path, target: Path, quality:
 
         restorer.progress = progress
         result, _ = restore_picture(restorer, picture)
-    target.parent.mkdir(parents=True, exist_ok=True)
     write_picture(target, result, quality)
     lost = f" (not kept: {', '.join(picture.metadata.lost)})" if picture.metadata.lost else ""
     return f"{target}  {result.rgb.shape[1]}x{result.rgb.shape[0]}{lost}"
@@ -118,9 +119,8 @@ def main(argv: list[str] | None = None) -> int:
         if there := [target for target in files if os.path.exists(target) and not args.overwrite]:
             raise RestorationError(f"{there[0]} exists: choose another -o, or --overwrite")
         device = choose_device(args.device)
-        restorer = load_restorer(
-            args.weights or default_weights(), device, None, args.precision, args.tile, ensemble=args.ensemble
-        )
+        weights, overlap = args.weights or default_weights(), min(32, args.tile // 2) if args.tile else 32
+        restorer = load_restorer(weights, device, None, args.precision, args.tile, overlap, args.ensemble)
         for target, source in files.items():
             try:
                 print(restore_file(restorer, source, target, args.quality))
