@@ -98,7 +98,13 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="auto|N|0",
         help="side of a tile in LR pixels; 0: whole image; auto (default): the largest that fits into memory",
     )
-    add("--tile_overlap", type=int, default=32, metavar="N", help="LR pixels shared by tiles (default: %(default)s)")
+    add(
+        "--tile_overlap",
+        type=int,
+        default=32,
+        metavar="N",
+        help="LR pixels shared by tiles, at most half of one (default: %(default)s)",
+    )
     add("--ensemble", type=int, choices=(1, 8), default=8, help="8: self-ensemble (default); 1: single pass")
     add(
         "--preset",
