@@ -25,7 +25,10 @@ import numpy as np
 FOLDER = Path(tempfile.mkdtemp(prefix="hatfreq-"))
 atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
 if __name__ == "__main__":  # before the slow imports: an exit that removes the folder
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    for name in ("SIGTERM", "SIGHUP"):  # the latter when the terminal is closed; Windows has none
+        number = getattr(signal, name, None)
+        if number and signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, lambda *_: sys.exit(0))
 tempfile.tempdir = os.environ["TMPDIR"] = os.environ["GRADIO_TEMP_DIR"] = str(FOLDER)
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # see test.py
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported
@@ -166,7 +169,10 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     """Serve the page until it is stopped."""
     args = parse_arguments(argv)
-    restorer = load_restorer(args.weights or default_weights(), choose_device(args.device), ensemble=1)
+    try:
+        restorer = load_restorer(args.weights or default_weights(), choose_device(args.device), ensemble=1)
+    except (ValueError, RuntimeError, OSError) as error:
+        sys.exit(f"app.py: error: {error}")
     make_page(restorer, FOLDER, args.max_pixels).launch(
         server_name=args.host,
         server_port=args.port,

@@ -32,12 +32,16 @@ def select_model(args: argparse.Namespace) -> tuple[Restore, str | None, str]:
     """The restoring function of a model id, its weights and the name of its results.
 
     Raises:
-        ValueError: no model has this id.
+        ValueError: no model has this id, or bicubic is given the network's options.
     """
     model_id = args.model_id
     if model_id == 0:
         from models.team00_Bicubic import main as restore_bicubic
 
+        usual = parse_arguments(["--test_dir", "."])
+        for option in ("precision", "tile", "tile_overlap", "ensemble", "preset", "weights", "compile"):
+            if getattr(args, option) != getattr(usual, option):
+                raise ValueError(f"model 0 is bicubic, which has no --{option}: leave it out")
         return partial(restore_bicubic, overwrite=args.overwrite), None, f"{model_id:02}_Bicubic"
     elif model_id == 8:
         from models.team08_HATFreq import main as restore_hatfreq
@@ -94,7 +98,13 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="auto|N|0",
         help="side of a tile in LR pixels; 0: whole image; auto (default): the largest that fits into memory",
     )
-    add("--tile_overlap", type=int, default=32, metavar="N", help="LR pixels shared by tiles (default: %(default)s)")
+    add(
+        "--tile_overlap",
+        type=int,
+        default=32,
+        metavar="N",
+        help="LR pixels shared by tiles, at most half of one (default: %(default)s)",
+    )
     add("--ensemble", type=int, choices=(1, 8), default=8, help="8: self-ensemble (default); 1: single pass")
     add(
         "--preset",
@@ -134,9 +144,11 @@ def tile_size(text: str) -> int | None:
 
 def main(argv: list[str] | None = None) -> int:
     """Restore the folders named; 0 if every image was restored, else 1 with the reasons on stderr."""
+    from models.team08_HATFreq.folder import FailedImagesError
     from models.team08_HATFreq.system import choose_device
 
     args = parse_arguments(argv)
+    failed = False
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names may hold what a terminal cannot show
@@ -145,14 +157,18 @@ def main(argv: list[str] | None = None) -> int:
         model_func, model_dir, model_name = select_model(args)
         for mode, inputs in (("valid", args.valid_dir), ("test", args.test_dir)):
             if inputs:
-                run(model_func, model_name, model_dir, inputs, args.save_dir, mode, device)
+                try:
+                    run(model_func, model_name, model_dir, inputs, args.save_dir, mode, device)
+                except FailedImagesError as error:  # the other folder is restored all the same
+                    failed = True
+                    print(f"test.py: error: {error}", file=sys.stderr)
     except (ValueError, RuntimeError, OSError) as error:
         print(f"test.py: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("test.py: stopped; the same command resumes where it was", file=sys.stderr)
         return 130
-    return 0
+    return int(failed)
 
 
 if __name__ == "__main__":

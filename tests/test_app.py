@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -58,6 +59,47 @@ def page_address(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         process.terminate()
         process.wait(30)
     assert sorted(path.name for path in folder.iterdir()) == ["log"]  # nothing is kept
+
+
+def app(root: Path, folder: Path, *words: str) -> subprocess.Popen[str]:
+    """The page's process with a temporary folder of its own; a closed terminal ends it, even if pytest's does not."""
+    return subprocess.Popen(
+        [sys.executable, "app.py", *words],
+        cwd=root,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(folder)},
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--weights", "nothere"], "app.py: error: nothere does not exist"),
+        (["--device", "cuda:99"], "app.py: error: device cuda:99: PyTorch finds"),
+    ],
+    ids=str,
+)
+def test_errors_are_one_line(root: Path, tmp_path: Path, words: list[str], text: str) -> None:
+    with app(root, tmp_path, *words) as process:
+        said = process.communicate(timeout=START_SECONDS)[1]
+    assert process.returncode == 1 and text in said and "Traceback" not in said
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_closed_terminal_leaves_nothing(root: Path, tmp_path: Path) -> None:
+    with app(root, tmp_path) as process:
+        end = time.monotonic() + START_SECONDS
+        while not list(tmp_path.iterdir()):
+            assert process.poll() is None and time.monotonic() < end
+            time.sleep(0.1)
+        time.sleep(0.5)  # the handler is set just after the folder is made
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(START_SECONDS) == 0
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture(scope="module")

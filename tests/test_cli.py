@@ -55,13 +55,16 @@ def test_one_bad_picture_is_named_and_the_others_are_made(here: Path, capsys: py
     assert sorted(path.name for path in Path("out").iterdir()) == ["a.png", "clear.png"]
 
 
-def test_suffixes_choose_the_format(here: Path, capsys: pytest.CaptureFixture) -> None:
-    for name, kind in (("b.webp", "WEBP"), ("b.jpg", "JPEG")):
+def test_suffixes_choose_the_format(here: Path) -> None:
+    for name, kind in (("b.webp", "WEBP"), ("b.jpg", "JPEG"), ("b.JPEG", "JPEG")):
         assert hatfreq("a.png", "-o", name) == 0
         assert Image.open(name).format == kind
-    write_png("clear.png", np.dstack([RGB, RGB[..., :1]]))
-    assert hatfreq("clear.png", "-o", "c.jpg") == 1
-    assert "transparency" in capsys.readouterr().err and not Path("c.jpg").exists()
+
+
+def test_small_tiles_overlap_by_half(here: Path) -> None:
+    write_png("large.png", np.zeros((40, 40, 3), np.uint8))
+    assert hatfreq("large.png", "--tile", "32") == 0
+    assert read_rgb("large_x4.png").shape == (160, 160, 3)
 
 
 def test_what_exists_is_not_replaced_unasked(here: Path, capsys: pytest.CaptureFixture) -> None:
@@ -71,20 +74,62 @@ def test_what_exists_is_not_replaced_unasked(here: Path, capsys: pytest.CaptureF
     assert hatfreq("a.png", "--overwrite") == 0 and read_picture("a_x4.png").rgb.shape == (36, 28, 3)
 
 
+def test_a_folder_twice_makes_nothing_of_the_results(here: Path, capsys: pytest.CaptureFixture) -> None:
+    Path("c").mkdir()
+    write_png("c/b.png", RGB)
+    assert hatfreq("c") == 0 and hatfreq("c") == 1
+    assert "b_x4.png exists" in capsys.readouterr().err
+    assert hatfreq("c", "--overwrite") == 0
+    assert sorted(path.name for path in Path("c").iterdir()) == ["b.png", "b_x4.png"]
+    assert read_rgb("c/b_x4.png").shape == (36, 28, 3)
+
+
+def test_an_input_is_never_replaced(here: Path, capsys: pytest.CaptureFixture) -> None:
+    write_png("a_x4.png", RGB)
+    Path("link").symlink_to(here)
+    for words in (["a.png", "a_x4.png"], ["a.png", "-o", "link/a.png"], [".", "-o", "link"], [".", "-o", "."]):
+        assert hatfreq(*words, "--overwrite") == 1
+        assert ".png is an input, and a result would replace it" in capsys.readouterr().err
+    assert (read_rgb("a.png") == RGB).all() and (read_rgb("a_x4.png") == RGB).all()
+
+
+def test_a_name_too_long_for_its_result_stops_no_others(here: Path, capsys: pytest.CaptureFixture) -> None:
+    Path("c").mkdir()
+    write_png("c/b.png", RGB)
+    write_png("z.png", RGB)
+    Path("z.png").rename(f"c/{'a' * 250}.png")
+    assert hatfreq("c") == 1 and Path("c/b_x4.png").exists()
+    assert "(File name too long): choose a shorter name" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "text"),
     [
         (["nowhere.png"], "nowhere.png does not exist"),
         (["a.png", "a.png", "-o", "one.png"], "one.png is one file and there are 2 pictures"),
         (["a.png", "-o", "a.gif"], "a.gif: results can be"),
-        (["a.png", "--tile", "7"], "larger than tile_overlap"),
+        (["a.png", "--tile", "7"], "tile must be 0 (the whole image) or at least 32, got 7"),
+        (["a.png", "-o", "w.safetensors/b.png"], "cannot make the folder w.safetensors (File exists): a file has that"),
+        (["clear.png", "-o", "c.jpeg"], "JPEG holds no transparency, and c has some: write PNG or WebP"),
+        (["wide.png", "-o", "c.webp"], "c.webp would have 16384x4 pixels, and WEBP holds 16383 a side: write PNG"),
+        (["tall.png", "-o", "c.jpg"], "c.jpg would have 4x65504 pixels, and JPEG holds 65500 a side: write PNG"),
         (["empty"], "empty holds no images"),
+        (["empty", "a.png", "-o", "out"], "empty holds no images"),
+        (["a.png", "a.jpg"], "a.png, a.jpg would share names of results"),
+        (["a.png", "../{here}/a.jpg"], "a.png, a.jpg would share names of results"),
+        (["a.png", "a.png"], "a.png, a.png would share names of results"),
     ],
     ids=str,
 )
-def test_errors_name_the_remedy(here: Path, capsys: pytest.CaptureFixture, words: list[str], text: str) -> None:
+def test_errors_name_the_remedy_before_the_network_runs(
+    here: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, words: list[str], text: str
+) -> None:
+    monkeypatch.delattr(HATFreq, "forward")
     Path("empty").mkdir()
-    assert hatfreq(*words) == 1
+    write_png("clear.png", np.dstack([RGB, RGB[..., :1]]))
+    write_png("wide.png", np.zeros((1, 4096, 3), np.uint8))
+    write_png("tall.png", np.zeros((16376, 1, 3), np.uint8))
+    assert hatfreq(*(word.format(here=here.name) for word in words)) == 1
     assert text in capsys.readouterr().err
 
 

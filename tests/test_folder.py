@@ -181,6 +181,15 @@ def test_inputs_for_one_output_are_refused_all_at_once(tmp_path: Path, lq: Path)
         restore_inputs(Enlarging(), lq, tmp_path / "out")
 
 
+def test_a_results_folder_is_not_restored_into_itself(tmp_path: Path, lq: Path) -> None:
+    restore_inputs(Enlarging(), lq, tmp_path / "out")
+    for inputs in (tmp_path / "out", [tmp_path / "LR" / ".." / "out" / "3.png"]):
+        with pytest.raises(RestorationError, match=r"\.png is an input, and a result would replace it"):
+            restore_inputs(Enlarging(), inputs, tmp_path / "out", overwrite=True)
+    assert read_rgb(tmp_path / "out" / "3.png").shape == (28, 20, 3)
+    assert len(images_of(tmp_path / "out")) == COUNT  # its record, too
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The record
 # ---------------------------------------------------------------------------------------------------------------------
@@ -204,6 +213,21 @@ def test_a_line_cut_by_a_kill_does_not_spoil_the_next(tmp_path: Path) -> None:
     again = open_record(tmp_path, SETTINGS, [], overwrite=False)
     again.add({"name": "c.png", "source_sha256": "c", "bytes": 1})
     assert list(open_record(tmp_path, SETTINGS, [], overwrite=False).images) == ["a.png", "c.png"]
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_a_line_cut_by_a_full_disk_does_not_spoil_the_next(tmp_path: Path, fresh: bool) -> None:
+    resource = pytest.importorskip("resource")  # Unix
+    record = Record(tmp_path, SETTINGS, {}) if fresh else open_record(tmp_path, SETTINGS, [], overwrite=False)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (record.path.stat().st_size + 9 if not fresh else 9, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"cannot write .*record\.jsonl .*make room on the disk"):
+            record.add({"name": "a.png", "source_sha256": "a", "bytes": 1})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    record.add({"name": "b.png", "source_sha256": "b", "bytes": 1})
+    assert list(open_record(tmp_path, SETTINGS, [], overwrite=False).images) == ["b.png"]
 
 
 def test_only_whole_results_of_the_same_input_are_finished(tmp_path: Path) -> None:
@@ -282,11 +306,12 @@ def test_two_processes_make_what_one_makes(root: Path, tmp_path: Path, lq: Path)
     save_weights(model, tmp_path / "w.safetensors", {})
     (lq / "3.png").write_bytes(b"cut")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    words = ["--test_dir", lq, "--save_dir", tmp_path / "out", "--weights", tmp_path / "w.safetensors"]
+    words = ["--valid_dir", lq, "--test_dir", lq, "--save_dir", tmp_path / "out"]
+    words += ["--weights", tmp_path / "w.safetensors"]
     command = [*launch, str(root / "test.py"), *map(str, words), "--device", "cpu", "--ensemble", "1"]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert done.returncode != 0 and "1 of 6 images could not be restored" in done.stderr and "3.png" in done.stderr
-    assert done.stdout.count("5 images restored") == 1
+    assert done.returncode != 0 and "3.png" in done.stderr and "Connection closed" not in done.stderr
+    assert done.stderr.count("1 of 6 images could not be restored") == done.stdout.count("5 images restored") == 2
     out, good = tmp_path / "out" / "08_HATFreq" / "test", ["0.png", "1.png", "2.png", "4.png", "5.png"]
     assert names_in(out) == [*good, RECORD] and sorted(images_of(out)) == good
     run = json.loads((out / RECORD).read_text().splitlines()[-1])["run"]

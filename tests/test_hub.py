@@ -30,6 +30,11 @@ def test_a_network_comes_back_from_a_folder(tmp_path: Path) -> None:
         assert torch.equal(again(lq), model(lq))
 
 
+def test_the_model_zoo_is_not_such_a_folder(root: Path) -> None:
+    with pytest.raises(ValueError, match=r"team08_HATFreq holds no config\.json: .* weights\.load_weights"):
+        HATFreq.from_pretrained(root / "model_zoo" / "team08_HATFreq")
+
+
 @pytest.mark.slow
 def test_offline_and_absent_is_an_error_that_names_it(tmp_path: Path) -> None:
     code = f"from models.team08_HATFreq import HATFreq; HATFreq.from_pretrained({str(tmp_path / 'nowhere')!r})"

@@ -13,6 +13,7 @@ from PIL import Image
 
 from models.team08_HATFreq import image_io
 from models.team08_HATFreq.image_io import (
+    OUTPUT_SUFFIXES,
     ImageError,
     Metadata,
     Picture,
@@ -433,7 +434,7 @@ def profile() -> bytes:
     return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+@pytest.mark.parametrize("suffix", OUTPUT_SUFFIXES)
 def test_profile_resolution_and_exif_are_kept(tmp_path: Path, suffix: str) -> None:
     exif = Image.Exif()
     exif[0x0112], exif[0x010F] = 6, "a camera"

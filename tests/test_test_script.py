@@ -110,6 +110,20 @@ def test_bad_files_are_named_and_the_others_restored(tmp_path: Path, lq: Path, w
     assert {name: (folder / name).stat().st_mtime_ns for name in kept} == kept
 
 
+def test_a_bad_file_in_one_folder_does_not_keep_the_other_from_being_restored(tmp_path: Path, lq: Path) -> None:
+    (tmp_path / "valid").mkdir()
+    (tmp_path / "valid" / "cut.png").write_bytes(b"cut")
+    write_png(tmp_path / "valid" / "whole.png", picture(0))
+    (lq / "0901x4.png").write_bytes(b"cut")
+    words = ("--model_id", 0, "--valid_dir", tmp_path / "valid", "--test_dir", lq, "--save_dir", tmp_path / "out")
+    done = run_script(*words)
+    assert done.returncode == 1
+    assert "1 of 2 images" in done.stderr and "cut.png" in done.stderr
+    assert "1 of 3 images" in done.stderr and "0901x4.png" in done.stderr
+    restored = sorted(path.name for path in (tmp_path / "out").rglob("*.png"))
+    assert restored == ["0900x4.png", "0902x4.png", "whole.png"]
+
+
 @pytest.mark.slow
 def test_a_kill_loses_nothing(root: Path, tmp_path: Path, weights: Path) -> None:
     folder, out = tmp_path / "many", tmp_path / "out" / "08_HATFreq" / "test"
@@ -164,6 +178,9 @@ def test_results_of_other_settings_are_not_mixed(tmp_path: Path, lq: Path, weigh
         (["--test_dir", "nowhere"], "nowhere does not exist"),
         (["--test_dir", ".", "--model_id", "3"], "model 3 does not exist: 0 is bicubic, 8 is HATFreq"),
         (["--test_dir", ".", "--model_id", "0"], "holds no images"),
+        (["--test_dir", ".", "--model_id", "0", "--weights", "w"], "model 0 is bicubic, which has no --weights"),
+        (["--test_dir", ".", "--model_id", "0", "--ensemble", "1"], "model 0 is bicubic, which has no --ensemble"),
+        (["--test_dir", ".", "..", "--model_id", "0"], ". is a folder, and not the only input: give one folder, or"),
         (["--test_dir", ".", "--tile", "many"], "'auto' or a number of pixels"),
         (["--test_dir", ".", "--device", "tpu"], "device must be auto, cpu, cuda"),
         (["--test_dir", ".", "--device", "cuda:99"], "device cuda:99: PyTorch finds"),
@@ -343,7 +360,7 @@ def test_bf16_is_close_to_fp32() -> None:
     [
         ({"precision": "fp16"}, "fp16 overflows"),
         ({"ensemble": 4}, "ensemble must be 1 or 8"),
-        ({"tile": 48, "overlap": 48}, "larger than tile_overlap"),
+        ({"tile": 64, "overlap": 33}, "tile_overlap must be at most half the tile, 32 of 64, got 33"),
         ({"tile": 7}, "at least 32"),
         ({"tile": None, "overlap": -5}, "tile_overlap must be 0 or more"),
     ],

@@ -7,15 +7,16 @@ hatfreq a.jpg b.png holidays/ -o results/  # several pictures and folders
 
 import argparse
 import io
+import os.path
 import sys
 from pathlib import Path
 
 from tqdm import tqdm
 
-from .folder import RestorationError, restore_picture, unique_names
-from .image_io import OUTPUT_SUFFIXES, ImageError, list_images, read_picture, write_picture
+from .folder import RestorationError, refuse_inputs, restore_picture, unique_names
+from .image_io import OUTPUT_SUFFIXES, ImageError, check_format, list_images, read_picture, write_picture
 from .inference import HATFreqRestorer, load_restorer
-from .system import choose_device
+from .system import choose_device, make_folder
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -50,13 +51,30 @@ def plan(inputs: list[Path], output: Path | None) -> dict[Path, Path]:
     """Result -> input.
 
     Raises:
-        RestorationError: nothing to restore, or results that would share a name.
+        RestorationError: nothing to restore, or results that would share a name or replace an input.
     """
-    files = [path for entry in inputs for path in (list_images(entry) if entry.is_dir() else [entry])]
-    if not files:
-        raise RestorationError(f"{inputs[0]} holds no images (PNG, JPEG, BMP, TIFF or WebP)")
+    files: list[Path] = []
+    for entry in inputs:
+        found = list_images(entry) if entry.is_dir() else [entry]
+        if not found:
+            raise RestorationError(f"{entry} holds no images (PNG, JPEG, BMP, TIFF or WebP)")
+        if output is None and entry.is_dir():  # the results of a run before stand there, too
+            made = {f"{path.stem}_x4.png" for path in found}
+            found = [path for path in found if path.name not in made]
+        files += found
+    results = name_results(files, output)
+    refuse_inputs(results, files)
+    return results
+
+
+def name_results(files: list[Path], output: Path | None) -> dict[Path, Path]:
+    """Result -> input."""
     if output is None:
-        return {path.with_name(f"{path.stem}_x4.png"): path for path in files}
+        folders: dict[Path, list[Path]] = {}
+        for path in files:
+            folders.setdefault(path.parent.resolve(), []).append(path)
+        named = [unique_names(paths, "_x4.png") for paths in folders.values()]
+        return {path.with_name(name): path for one in named for name, path in one.items()}
     if output.suffix.lower() in OUTPUT_SUFFIXES and not output.is_dir():
         if len(files) > 1:
             raise RestorationError(f"{output} is one file and there are {len(files)} pictures: name a folder with -o")
@@ -73,6 +91,8 @@ def restore_file(restorer: HATFreqRestorer, source: Path, target: Path, quality:
         ImageError, RestorationError, ValueError, OSError: naming the file.
     """
     picture = read_picture(source)
+    make_folder(target.parent)  # before the minutes that the network may take
+    check_format(target, picture, restorer.scale)
     with tqdm(total=1, desc=source.name, unit="pass", leave=False, disable=not sys.stderr.isatty()) as bar:
 
         def progress(done: int, total: int) -> None:
@@ -81,7 +101,6 @@ def restore_file(restorer: HATFreqRestorer, source: Path, target: Path, quality:
 
         restorer.progress = progress
         result, _ = restore_picture(restorer, picture)
-    target.parent.mkdir(parents=True, exist_ok=True)
     write_picture(target, result, quality)
     lost = f" (not kept: {', '.join(picture.metadata.lost)})" if picture.metadata.lost else ""
     return f"{target}  {result.rgb.shape[1]}x{result.rgb.shape[0]}{lost}"
@@ -96,12 +115,12 @@ def main(argv: list[str] | None = None) -> int:
     failed = False
     try:
         files = plan(args.inputs, args.output)
-        if there := [target for target in files if target.exists() and not args.overwrite]:
+        # os.path's answers no for a name that is too long: that picture is named when its turn comes.
+        if there := [target for target in files if os.path.exists(target) and not args.overwrite]:
             raise RestorationError(f"{there[0]} exists: choose another -o, or --overwrite")
         device = choose_device(args.device)
-        restorer = load_restorer(
-            args.weights or default_weights(), device, None, args.precision, args.tile, ensemble=args.ensemble
-        )
+        weights, overlap = args.weights or default_weights(), min(32, args.tile // 2) if args.tile else 32
+        restorer = load_restorer(weights, device, None, args.precision, args.tile, overlap, args.ensemble)
         for target, source in files.items():
             try:
                 print(restore_file(restorer, source, target, args.quality))

@@ -10,9 +10,9 @@ import os
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Lock
@@ -45,6 +45,10 @@ _REMEDY = "use --overwrite to replace them, or another folder"
 
 class RestorationError(RuntimeError):
     """A run that could not begin, or in which some images could not be restored; the message names them."""
+
+
+class FailedImagesError(RestorationError):
+    """Some images could not be restored; all others were."""
 
 
 class Restorer(Protocol):
@@ -92,10 +96,13 @@ class Record:
     def _append(self, *entries: dict[str, Any]) -> None:
         fresh = not self.path.exists()
         lines = [{"settings": self.settings}, *entries] if fresh else entries
+        size = 0 if fresh else self.path.stat().st_size
         try:
             with self.path.open("ab") as file:
                 file.write("".join(json.dumps(line) + "\n" for line in lines).encode())
         except OSError as error:
+            with suppress(OSError):  # a full disk has cut the line, and the next would be joined to it
+                self.path.unlink() if fresh else os.truncate(self.path, size)
             remedy = "make room on the disk, or choose another folder"
             raise OSError(error.errno, f"cannot write {self.path} ({error.strerror}): {remedy}") from error
 
@@ -286,10 +293,11 @@ def restore_files(
         quality: of JPEG and WebP results.
 
     Raises:
-        RestorationError: at once, if nothing can begin; at the end, naming the images that failed.
+        RestorationError: at once, if nothing can begin.
+        FailedImagesError: at the end, naming the images that failed; in the first process.
     """
     team, started = world(), time.monotonic()
-    images = team.broadcast(lambda: _begin(target, restorer.settings, list(files), overwrite).images)
+    images = team.broadcast(lambda: _begin(target, restorer.settings, files, overwrite).images)
     record = Record(target, restorer.settings, images, team.rank)
     if device is not None and device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -317,6 +325,8 @@ def restore_inputs(
             raise RestorationError(f"{folder} holds no images (PNG, JPEG, BMP, TIFF or WebP)")
         if world().is_main and (others := passed_over(folder)):
             print(f"{folder}: passed over {others}")
+    elif folders := [path for path in paths if path.is_dir()]:
+        raise RestorationError(f"{folders[0]} is a folder, and not the only input: give one folder, or files")
     return restore_files(restorer, unique_names(paths, ".png"), target, overwrite, device)
 
 
@@ -335,6 +345,20 @@ def unique_names(paths: list[Path], suffix: str) -> dict[str, Path]:
     return {f"{path.stem}{suffix}": path for path in paths}
 
 
+def refuse_inputs(results: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Results never replace what they are made from.
+
+    Raises:
+        RestorationError: naming the input.
+    """
+    originals = {os.path.realpath(path) for path in inputs}
+    for path in results:
+        if os.path.realpath(path) in originals:
+            raise RestorationError(
+                f"{path} is an input, and a result would replace it: choose another folder for the results"
+            )
+
+
 def passed_over(folder: Path) -> str:
     """What else a folder holds, in words; empty if nothing."""
     entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
@@ -348,10 +372,11 @@ def passed_over(folder: Path) -> str:
     return ", ".join(parts)
 
 
-def _begin(target: Path, settings: dict[str, Any], names: list[str], overwrite: bool) -> Record:
+def _begin(target: Path, settings: dict[str, Any], files: dict[str, Path], overwrite: bool) -> Record:
     """Make the folder ready; the record says what stands there."""
+    refuse_inputs([target / name for name in files], files.values())
     make_folder(target)
-    return open_record(target, settings, names, overwrite)
+    return open_record(target, settings, list(files), overwrite)
 
 
 def pixels_of(path: Path) -> int:
@@ -435,4 +460,4 @@ def _raise_failures(outcomes: list[Outcome], files: dict[str, Path]) -> None:
     failures = {name: text for outcome in outcomes for name, text in outcome.failures.items()}
     if failures:
         listed = "\n".join(f"  {failures[str(path)]}" for path in files.values() if str(path) in failures)
-        raise RestorationError(f"{len(failures)} of {len(files)} images could not be restored:\n{listed}")
+        raise FailedImagesError(f"{len(failures)} of {len(files)} images could not be restored:\n{listed}")

@@ -2,8 +2,10 @@
 
 * Real and imaginary part are a last axis of two, and the transforms are custom operators with their own backward pass:
   torch.compile then meets no complex number, for which PyTorch 2.11 generates no code.
-* After learned gains a spectrum is no longer exactly that of a real image, and FFT libraries differ in what they make
-  of the imaginary part left in the first and (for an even width) the last column. It is dropped here.
+* FFT libraries differ in what they make of an imaginary part in the first and (for an even width) the last column,
+  once the columns are transformed back. Gains that are equal for f and -f, as the block's are, leave rounding there; a
+  gradient, which the backward pass of `rfft2` gives to the same operator, may have any. It is dropped here, as the
+  adjoint of `rfft2` drops it.
 * ONNX has no complex numbers and no dependable inverse real FFT: under `set_exportable` the transforms are products
   with matrices of cosines and sines that the graph makes from the image's size.
 """

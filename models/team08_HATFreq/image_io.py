@@ -23,8 +23,9 @@ from PIL import Image, UnidentifiedImageError
 from .system import atomic_write
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-OUTPUT_SUFFIXES = (".png", ".jpg", ".webp")
+OUTPUT_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 MAX_PIXELS = 80_000_000  # more is taken for a decompression bomb; PIL itself warns from 89 million on
+LONGEST = {"JPEG": 65_500, "WEBP": 16_383}  # pixels a side that libjpeg and the format hold; PNG holds 2**31 - 1
 
 _FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "WEBP")  # PIL knows many more, and starts other programs for some
 _GREY, _COLOUR = ("1", "L", "LA"), ("RGB", "RGBA", "P", "PA", "YCbCr")
@@ -335,7 +336,7 @@ def _luma(rgb: NDArray[Any]) -> NDArray[Any]:
 
 
 def write_picture(path: str | os.PathLike[str], picture: Picture, quality: int = 95) -> None:
-    """Write a picture with its metadata in the format of the path's suffix: `.png`, `.jpg` or `.webp`.
+    """Write a picture with its metadata in the format of the path's suffix, one of OUTPUT_SUFFIXES.
 
     Args:
         quality: of JPEG and WebP, 1 to 100; 100 is lossless WebP.
@@ -345,21 +346,41 @@ def write_picture(path: str | os.PathLike[str], picture: Picture, quality: int =
         OSError: the file cannot be written (a full disk, say).
     """
     path, kept = Path(path), picture.metadata
-    if path.suffix.lower() == ".png":
+    kind = check_format(path, picture)
+    if kind == "PNG":
         write_png(path, picture.samples, kept)
         return
     samples = picture.samples
     if samples.dtype == np.uint16:
         samples = ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    if path.suffix.lower() == ".jpg" and picture.alpha is not None:
-        raise ValueError(f"JPEG holds no transparency, and {path.stem} has some: write PNG or WebP")
     options: dict[str, Any] = {"quality": quality, "icc_profile": kept.icc, "exif": kept.exif or b""}
-    if path.suffix.lower() == ".webp":
-        options |= {"format": "WEBP", "lossless": quality == 100, "exact": True}
+    if kind == "WEBP":
+        options |= {"lossless": quality == 100, "exact": True}
     else:
-        options |= {"format": "JPEG", "subsampling": 0} | ({"dpi": kept.dpi} if kept.dpi else {})
+        options |= {"subsampling": 0} | ({"dpi": kept.dpi} if kept.dpi else {})
     with atomic_write(path) as file:
-        Image.fromarray(samples).save(file, **options)
+        Image.fromarray(samples).save(file, kind, **options)
+
+
+def check_format(path: Path, picture: Picture, scale: int = 1) -> str:
+    """PNG, JPEG or WEBP by the path's suffix.
+
+    Args:
+        scale: by which the picture will be enlarged before it is written.
+
+    Raises:
+        ValueError: the format cannot hold the picture.
+    """
+    suffix = path.suffix.lower()
+    kind = "JPEG" if suffix in (".jpg", ".jpeg") else suffix[1:].upper()
+    if kind == "JPEG" and picture.alpha is not None:
+        raise ValueError(f"JPEG holds no transparency, and {path.stem} has some: write PNG or WebP")
+    height, width = (scale * length for length in picture.rgb.shape[:2])
+    if max(height, width) > LONGEST.get(kind, max(height, width)):
+        raise ValueError(
+            f"{path} would have {width}x{height} pixels, and {kind} holds {LONGEST[kind]} a side: write PNG"
+        )
+    return kind
 
 
 def write_png(path: str | os.PathLike[str], samples: NDArray[Any], metadata: Metadata | None = None) -> None:

@@ -44,7 +44,7 @@ class HATFreqRestorer:
         device: where it computes.
         precision: `fp32`, or `bf16` for its matrix products.
         tile: side of a tile in LR pixels, 0 for the whole image, None for what fits into memory.
-        overlap: LR pixels that neighbouring tiles share, at least.
+        overlap: LR pixels that neighbouring tiles share, at least; half of them where memory allows small tiles only.
         ensemble: 8 for the self-ensemble, 1 for a single pass.
         settings: for the record.
         progress: called after every tile (of the ensemble: after every pass over one).
@@ -70,9 +70,10 @@ class HATFreqRestorer:
             raise RestorationError(f"ensemble must be 1 or 8, got {ensemble}")
         if overlap < 0:
             raise RestorationError(f"tile_overlap must be 0 or more, got {overlap}")
-        if tile is not None and (tile < 0 or 0 < tile < SMALLEST_TILE or 0 < tile <= overlap):
-            need = f"at least {SMALLEST_TILE} and larger than tile_overlap ({overlap}: lower it too)"
-            raise RestorationError(f"tile must be 0 (the whole image) or {need}, got {tile}")
+        if tile is not None and (tile < 0 or 0 < tile < SMALLEST_TILE):
+            raise RestorationError(f"tile must be 0 (the whole image) or at least {SMALLEST_TILE}, got {tile}")
+        if tile and overlap > tile // 2:
+            raise RestorationError(f"tile_overlap must be at most half the tile, {tile // 2} of {tile}, got {overlap}")
         self.model, self.device, self.precision = model, device, precision
         self.tile, self.overlap, self.ensemble, self.settings = tile, overlap, ensemble, settings or {}
         self.progress = progress
@@ -90,7 +91,7 @@ class HATFreqRestorer:
         tile = self._first_tile(rgb)
         while True:
             try:
-                overlap = min(self.overlap, tile // 2)
+                overlap = min(self.overlap, tile // 2)  # of a tile that memory has made small
                 upscale = self._counted(rgb.shape[0], rgb.shape[1], tile, overlap)
                 samples = restore_samples(upscale, rgb, self.scale, tile, overlap, self.device, self._batch(tile))
                 return samples, {"tile": tile}

@@ -166,6 +166,7 @@ class HATFreq(
     """Float `b 3 h w` in [0, 1] -> the enlarged image, `b 3 h*scale w*scale`, not clamped; for any h, w >= 1.
 
     `save_pretrained(folder)`, `push_to_hub(name)` and `HATFreq.from_pretrained(folder or name)` are Hugging Face's.
+    The model zoo's files are read by `weights.load_weights`.
     """
 
     mean: Tensor
@@ -195,6 +196,13 @@ class HATFreq(
         if c.frequency != "none":  # after the others, whose fresh weights are those of a plain HAT
             for layer in self.layers:
                 layer.freq = FrequencyFusion(c.embed_dim, c.frequency)
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, **options: Any) -> "HATFreq":
+        if "config" not in options:
+            remedy = "name a folder that save_pretrained has written, or read a weights file with weights.load_weights"
+            raise ValueError(f"{model_id} holds no config.json: {remedy}")
+        return super()._from_pretrained(model_id=model_id, **options)
 
     def set_grad_checkpointing(self, enabled: bool = True) -> None:
         """Recompute every block in the backward pass: less memory, about a third more time."""

@@ -1,6 +1,7 @@
 """The machine: devices, the processes of torchrun, memory, and files written whole or not at all."""
 
 import atexit
+import errno
 import hashlib
 import os
 import platform
@@ -52,13 +53,17 @@ def atomic_write(path: Path, sync: bool = False) -> Iterator[BinaryIO]:
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise OSError(error.errno, f"cannot write {path} ({error.strerror or error}): {_remedy(path)}") from error
+        raise OSError(
+            error.errno, f"cannot write {path} ({error.strerror or error}): {_remedy(path, error)}"
+        ) from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
 
-def _remedy(path: Path) -> str:
+def _remedy(path: Path, error: OSError) -> str:
+    if error.errno == errno.ENAMETOOLONG:
+        return "choose a shorter name"
     if path.is_dir():
         return "a folder has that name: move it away"
     return "make room on the disk, or choose a folder that can be written"
@@ -70,7 +75,11 @@ def make_folder(folder: Path) -> None:
     Raises:
         OSError: it cannot be made.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        remedy = "a file has that name: choose another" if folder.is_file() else "choose another one"
+        raise OSError(error.errno, f"cannot make the folder {folder} ({error.strerror}): {remedy}") from error
     for leftover in folder.glob(f"{TEMPORARY}*"):
         host, _, process = leftover.name.partition(TEMPORARY)[2].partition("-")[2].partition("-")
         if host == HOST and Path("/proc/self").exists() and not Path("/proc", process).exists():
