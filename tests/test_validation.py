@@ -71,6 +71,13 @@ def test_sets_are_known_by_what_they_hold(tmp_path):
     assert read_sets(open_sets((f"{tmp_path}/two/HR",), ()), ALONE)[1] != identity
 
 
+def test_a_target_without_an_inside_is_named_at_the_start(tmp_path):
+    write_png(tmp_path / "a.png", noise(12, 12))
+    write_png(tmp_path / "tiny.png", noise(11, 40))
+    with pytest.raises(DataError, match=r"tiny\.png has 40x8 pixels, .* take it out of the validation set"):
+        read_sets(open_sets((str(tmp_path),), ()), ALONE)
+
+
 def test_restored_samples_are_rounded_to_the_nearest():
     class Half(nn.Module):
         def forward(self, lq: torch.Tensor) -> torch.Tensor:
