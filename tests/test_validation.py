@@ -11,6 +11,7 @@ from evaluation.score import restore_uint8
 from image_data.sources import DataError
 from models.team08_HATFreq.image_io import read_rgb, write_png
 from training.distributed import World
+from training.lifetime import FolderError
 from training.run_log import Log, draw_samples, write_list
 from training.validation import open_sets, read_sets, set_names, validate
 
@@ -130,6 +131,15 @@ def test_log_drops_rows_that_are_made_again_and_a_torn_one(tmp_path):
         "500,0.1,0.001,30.1235,9,7",
         "1000000,0.1,0.001,30.1235,9,7",
     ]
+
+
+@pytest.mark.parametrize("line", ["x50,0.1,0.001,30,9,7", "500,0.1,0.O01,30,9,7", "500,0.1,0.001,30,9,7,8"])
+def test_a_damaged_log_is_named(tmp_path, line):
+    Log(tmp_path, 0, []).add(row(250), {})
+    with (tmp_path / "log.csv").open("a") as file:
+        file.write(f"{line}\n")
+    with pytest.raises(FolderError, match=r"log\.csv is damaged .*: mend it or move it away, and start again"):
+        Log(tmp_path, 1000, [])
 
 
 def test_other_sets_get_columns_and_the_earlier_ones_keep_theirs(tmp_path):
