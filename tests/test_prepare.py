@@ -355,6 +355,22 @@ def test_the_shell_script_prepares_df2k(root: Path, tmp_path: Path) -> None:
     assert unknown.returncode == 1 and "name a set to prepare" in unknown.stderr
 
 
+def test_slurm_tries_again_after_a_checkpoint(root: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    srun = f"[ ! -e {run}/checkpoint.pt ] || exit 0\ntouch {run}/checkpoint.pt\nexit 3"
+    for name, text in (("srun", srun), ("scontrol", "echo localhost")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    slurm = {"SLURM_JOB_NODELIST": "n", "SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_ID": "7", "SLURM_SUBMIT_DIR": str(root)}
+    environment = {**os.environ, **slurm, "PATH": f"{tmp_path}:{os.environ['PATH']}", "GPUS": "1"}
+    script = ["bash", str(root / "scripts" / "train_slurm.sh"), "--config", "x.yaml"]
+    none = subprocess.run(script, env=environment, capture_output=True, text=True)
+    assert none.returncode == 1 and "name the run folder with --out" in none.stderr
+    done = subprocess.run([*script, f"--out={run}"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "failed with status 3 after a checkpoint: trying again" in done.stdout
+
+
 @pytest.mark.slow
 def test_slurm_trains_on_its_nodes_stops_in_time_and_resumes(root: Path, photos: Path, tmp_path: Path) -> None:
     """One node of two CPU processes, with stand-ins for SLURM's two commands."""
