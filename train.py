@@ -330,6 +330,8 @@ def train(config: TrainConfig, world: World, started: float) -> int:
     micro, accumulation_steps = world.share(config.batch, config.micro_batch)
     run = start(config, world)
     if run.step >= run.schedule.end and not run.validation_due:
+        if "steps" in run.changes:
+            save(run)  # or its checkpoint would still tell of the end before
         say(f"finished: {run.folder} stands at step {run.step} of {run.schedule.end}")
         return 0
     config, sets = run.config, open_sets(config.valid_hr, config.valid_lr)

@@ -15,7 +15,15 @@ import yaml
 from benchmarks import tables
 from benchmarks.frequency.__main__ import RESULTS as FREQUENCY
 from benchmarks.frequency.__main__ import STAGES as EXPERIMENT
-from benchmarks.frequency.report import Compared, against_controls, compare, jobs_of, read_results
+from benchmarks.frequency.report import (
+    SEEDS_APART,
+    Compared,
+    against_controls,
+    compare,
+    jobs_of,
+    read_results,
+    seeds_apart,
+)
 from benchmarks.render import RESULTS, read_result
 from benchmarks.tables import Result, Table
 from factsheet.facts import Facts, FactsError, read_facts
@@ -84,7 +92,7 @@ def frequency() -> str:
 
     def difference(one: Compared) -> str:
         if len(one.values) < 2:
-            return f"{one.mean:+.3f}" if one.values else ""
+            return f"{one.mean:+.3f}"
         return f"{one.mean:+.3f} [{one.difference.low:+.3f}, {one.difference.high:+.3f}]"
 
     blocks = []
@@ -93,12 +101,13 @@ def frequency() -> str:
         for name, one in against_controls(results, seeds, setting).items():
             ours, control = (jobs_of(name, flag, seeds, setting) for flag in (False, True))
             none = jobs_of("none", False, seeds, setting)
-            others = (difference(compare(results, jobs, none)) for jobs in (ours, control))
-            rows.append([f"`{name}`", str(len(one.values)), difference(one), *others])
+            others = (compare(results, jobs, none) for jobs in (ours, control))
+            cells = (difference(other) + seeds_apart(other, one) if other.values else "" for other in others)
+            rows.append([f"`{name}`", str(len(one.values)), difference(one), *cells])
         if rows:
             blocks.append(Table(head, [[title.replace(", fresh seeds", ""), "", "", "", ""], *rows]))
     facts = f"`python -m benchmarks.frequency`; fp32, one thread; {'; '.join(machines)}; protocol: `docs/frequency.md`"
-    return tabular(blocks, "lrlll", f"\\measured{{{latex(facts)}}}")
+    return tabular(blocks, "lrlll", f"\\measured{{{latex(f'{SEEDS_APART}; {facts}')}}}")
 
 
 def stages() -> str:

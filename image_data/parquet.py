@@ -5,10 +5,10 @@ and read anywhere. The images' bytes stay as they are.
 """
 
 import io
-import os
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -18,10 +18,10 @@ import pyarrow.parquet as pq
 from pyarrow.fs import FileSelector, FileSystem, FileType
 
 from image_data.shards import entry
-from image_data.sources import MAX_LISTED, DataError
+from image_data.sources import MAX_LISTED, DataError, index_shard
 from image_data.workers import in_order
 from models.team08_HATFreq.image_io import IMAGE_SUFFIXES
-from models.team08_HATFreq.system import TEMPORARY
+from models.team08_HATFreq.system import atomic_write, make_folder
 
 ROWS = 32  # read at once: images of some MB each
 MAGIC = {
@@ -91,12 +91,13 @@ def unpack(tables: Sequence[Table], out: Path) -> Iterator[Unpacked]:
 
     Raises:
         DataError: tables of one name, or one that cannot be read or holds no images.
+        OSError: a shard cannot be written.
     """
     if doubled := [stem for stem, count in Counter(table.stem for table in tables).items() if count > 1]:
         raise DataError(
             f"several tables are called {', '.join(doubled[:MAX_LISTED])}: unpack each folder to an --out of its own"
         )
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     yield from in_order(partial(_unpack, out=out), tables)
 
 
@@ -107,43 +108,46 @@ def _open(word: str) -> tuple[FileSystem, str]:
 def _unpack(table: Table, out: Path) -> Unpacked:
     path = out / f"{table.stem}.tar"
     if path.exists() and path.stat().st_mtime_ns >= table.changed:
-        with tarfile.open(path, "r:") as shard:
-            return Unpacked(path, len(shard.getnames()), path.stat().st_size, 0)
-    temporary = path.with_name(TEMPORARY + path.name)
+        with suppress(DataError):  # damaged: made again
+            return Unpacked(path, len(index_shard(path)), path.stat().st_size, 0)
     images = empty = 0
-    try:
-        with tarfile.open(temporary, "w", format=tarfile.GNU_FORMAT) as shard:
+    with atomic_write(path) as file:
+        with tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as shard:
             for name, content in _images(table):
                 if content:
                     shard.addfile(entry(f"{table.stem}/{name}", len(content)), io.BytesIO(content))
                 images, empty = images + bool(content), empty + (not content)
         if not images:
             raise DataError(f"{table.uri} holds no JPEG, PNG, WebP, BMP or TIFF in any of its {empty} rows")
-        os.replace(temporary, path)
-    except pa.ArrowException as error:
-        raise DataError(f"{table.uri} cannot be read ({error}): download it again") from error
-    except OSError as error:
-        raise DataError(f"{table.uri} -> {path}: {error}; put it right, and start the same command again") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return Unpacked(path, images, path.stat().st_size, empty)
 
 
 def _images(table: Table) -> Iterator[tuple[str, bytes]]:
-    """Name and bytes of each row's image; no bytes where there is none, or none of a known format."""
-    system, path = _open(table.uri)
-    with system.open_input_file(path) as file:
-        parquet = pq.ParquetFile(file)
-        column = _image_column(table, parquet.schema_arrow)
-        columns = [column, *(["key"] if "key" in parquet.schema_arrow.names else [])]
-        row = 0
-        for batch in parquet.iter_batches(ROWS, columns=columns):
-            for record in batch.to_pylist():
-                image = record[column]
-                content = (image["bytes"] if isinstance(image, dict) else image) or b""
-                suffix = next((suffix for magic, suffix in MAGIC.items() if content.startswith(magic)), "")
-                yield f"{record.get('key') or f'{row:08}'}{suffix}", content if suffix else b""
-                row += 1
+    """Name and bytes of each row's image; no bytes where there is none, or none of a known format.
+
+    Raises:
+        DataError: the table cannot be read.
+    """
+    row, keys = 0, set[str]()
+    try:
+        system, path = _open(table.uri)
+        with system.open_input_file(path) as file:
+            parquet = pq.ParquetFile(file)
+            column = _image_column(table, parquet.schema_arrow)
+            columns = [column, *(["key"] if "key" in parquet.schema_arrow.names else [])]
+            for batch in parquet.iter_batches(ROWS, columns=columns):
+                for record in batch.to_pylist():
+                    image = record[column]
+                    content = (image["bytes"] if isinstance(image, dict) else image) or b""
+                    suffix = next((suffix for magic, suffix in MAGIC.items() if content.startswith(magic)), "")
+                    key = str(record.get("key") or f"{row:08}")
+                    while key in keys:  # a shard cannot hold two members of one name
+                        key += f"_{row:08}"
+                    keys.add(key)
+                    yield f"{key}{suffix}", content if suffix else b""
+                    row += 1
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{table.uri} cannot be read ({error}): download it again") from error
 
 
 def _image_column(table: Table, schema: pa.Schema) -> str:

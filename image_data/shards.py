@@ -1,7 +1,6 @@
 """Tar shards in webdataset's layout: thousands of image files in one, unchanged, and the same bytes whenever made."""
 
 import io
-import os
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -12,7 +11,7 @@ from image_data.headers import Header
 from image_data.sources import MAX_LISTED, DataError, ImageFile, index_shard
 from image_data.workers import in_order
 from models.team08_HATFreq.image_io import ImageError
-from models.team08_HATFreq.system import TEMPORARY
+from models.team08_HATFreq.system import TEMPORARY, atomic_write, make_folder
 
 
 @dataclass
@@ -67,6 +66,8 @@ def pack(shards: Sequence[Shard]) -> Iterator[Shard]:
     Raises:
         ImageError: an image cannot be read, or has changed since its header was.
     """
+    for folder in {shard.path.parent for shard in shards}:
+        make_folder(folder)
     return in_order(_pack, shards)
 
 
@@ -77,7 +78,8 @@ def member_name(image: ImageFile) -> str:
 
 def _refuse_further(shards: list[Shard], out: Path) -> None:
     known = {shard.path.name for shard in shards}
-    if further := sorted(path.name for path in out.glob("*.tar") if path.name not in known):
+    found = {path.name for path in out.glob("*.tar") if not path.name.startswith(TEMPORARY)}
+    if further := sorted(found - known):
         raise DataError(
             f"{out} holds {len(further)} shards that these images do not fill, as {further[0]}: they were made of "
             "other images, or with another --shard_gb; remove them or name another --out"
@@ -87,16 +89,9 @@ def _refuse_further(shards: list[Shard], out: Path) -> None:
 def _pack(shard: Shard) -> Shard:
     if _finished(shard):
         return shard
-    shard.path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = shard.path.with_name(TEMPORARY + shard.path.name)
-    try:
-        with tarfile.open(temporary, "w", format=tarfile.GNU_FORMAT) as archive:
-            for name, (image, size) in shard.members.items():
-                archive.addfile(entry(name, size), io.BytesIO(_content(image, size)))
-        os.replace(temporary, shard.path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+    with atomic_write(shard.path) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as archive:
+        for name, (image, size) in shard.members.items():
+            archive.addfile(entry(name, size), io.BytesIO(_content(image, size)))
     return shard
 
 

@@ -89,6 +89,8 @@ class ImageFile:
         Raises:
             ImageError: it cannot be read as an opaque image; names it.
         """
+        if not self.remote and os.path.exists(self.path) and not os.path.isfile(self.path):  # a pipe waits for ever
+            raise ImageError(f"{self.path} is not a file that can be read: take it out of the folder")
         return read_rgb(self.name, self.content())
 
 

@@ -24,8 +24,10 @@
 source "$(dirname "$0")/stage.sh"
 set -f # ** is for the programs below, not for the shell
 
-read -ra pool <<< "${POOL:-$DATA/LSDIR/** $DATA/HQ-50K/** $DATA/Flickr2K/Flickr2K_HR}"
-read -ra queries <<< "${QUERIES:-$DATA/DIV2K_test_LR}"
+pool=("$DATA/LSDIR/**" "$DATA/HQ-50K/**" "$DATA/Flickr2K/Flickr2K_HR") # DATA itself may hold blanks
+queries=("$DATA/DIV2K_test_LR")
+[ -z "${POOL:-}" ] || read -ra pool <<< "$POOL"
+[ -z "${QUERIES:-}" ] || read -ra queries <<< "$QUERIES"
 read -ra encoder <<< "${ENCODER:---model ViT-L-14 --pretrained openai}"
 read -ra chosen <<< "${SELECT:---top_k 40000}"
 OUT=${OUT:-$DATA/Data-LDCC}

@@ -21,6 +21,7 @@ import yaml
 
 from models.team08_HATFreq import PRESETS, HATFreq, override
 from models.team08_HATFreq.system import write_bytes
+from training.run_record import environment
 
 ROOT = Path(__file__).resolve().parents[1]
 RESERVE = 240  # seconds of the budget that the last training keeps, whatever the steps before it take
@@ -212,18 +213,28 @@ def page(outcomes: list[Outcome]) -> str:
     return "\n".join(["# GPU check", "", f"{', '.join(devices) or 'no GPU'}; {versions}", "", *table, ""])
 
 
+def setting(args: argparse.Namespace) -> dict[str, object]:
+    """What a result is of: those of another check do not count."""
+    here = environment()
+    words = {"dry": args.dry, "data": args.data, "bench": args.bench and str(args.bench)}
+    return words | {key: here[key] for key in ("commit", "torch", "gpu", "gpus")}
+
+
 def check(args: argparse.Namespace) -> int:
     """Run what is not done yet; 0 if all has passed."""
     began, deadline = time.monotonic(), 60 * args.minutes
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the step under way is ended
     args.out.mkdir(parents=True, exist_ok=True)
-    file = args.out / "outcomes.json"
-    outcomes = [Outcome(**one) for one in json.loads(file.read_text())] if file.exists() else []
-    outcomes = [one for one in outcomes if one.status == "passed"]
+    file, of = args.out / "outcomes.json", setting(args)
+    found = json.loads(file.read_text()) if file.exists() else {"of": of, "outcomes": []}
+    same = isinstance(found, dict) and found["of"] == of  # a list holds no setting: written by older code
+    if not same:
+        print(f"{file} is of another check (--dry, --data, --bench, GPU, PyTorch or commit): every step is run again")
+    outcomes = [Outcome(**one) for one in found["outcomes"] if one["status"] == "passed"] if same else []
 
     def note(outcome: Outcome) -> None:
         outcomes.append(outcome)
-        write_bytes(file, json.dumps([asdict(one) for one in outcomes], indent=1).encode())
+        write_bytes(file, json.dumps({"of": of, "outcomes": [asdict(one) for one in outcomes]}, indent=1).encode())
         write_bytes(args.out / "page.md", page(outcomes).encode())
         print(f"{outcome.name}: {outcome.status} in {outcome.seconds:.0f} s", flush=True)
 

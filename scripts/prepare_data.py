@@ -61,8 +61,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
             parser.error("--side and --step must be multiples of 4, and the step not larger than the side")
         if bool(args.lr) != bool(args.out_lr):
             parser.error("--lr and --out_lr go together")
+        if args.out_lr and args.out_lr.resolve() == args.out.resolve():
+            parser.error("--out and --out_lr are one folder, and their sub-images have the same names: name another")
     if args.command == "shards" and not args.shard_gb > 0:
         parser.error("--shard_gb must be positive")
+    if args.out.name in ("", ".."):  # shards and the list of unreadable images are named by it
+        args.out = args.out.resolve()
     return args
 
 
@@ -172,7 +176,7 @@ def line_of(image: ImageFile, base: Path) -> str:
     """
     path = os.path.relpath(os.path.abspath(image.path), base)
     line = f"{path}{IN_SHARD}{image.member}" if image.member else path
-    if line != line.strip() or "\n" in line or line.startswith("#") or (IN_SHARD in path):
+    if line != line.strip() or {"\n", "\r"} & {*line} or line.startswith("#") or (IN_SHARD in path):
         raise DataError(f"{image.name!r} cannot stand in a list, for its spaces, line breaks, '#' or '::': rename it")
     return line
 

@@ -14,6 +14,7 @@ cd "$(dirname "$0")/.." || exit
 source scripts/environment.sh
 ensure_environment train,curation,demo
 OUT=$(realpath -m "${1:-rehearsal}")
+case "$OUT" in *[[:space:]]*) fail "$OUT holds a blank, at which POOL and ENCODER would be split: name another folder" ;; esac
 export PYTHON GPUS=${GPUS:-0} DATA=$OUT/data RUNS=$OUT/runs
 seconds=$SECONDS
 

@@ -32,9 +32,13 @@ GPUS=${GPUS:-${SLURM_GPUS_ON_NODE:-8}}
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 [ -n "$first" ] || { echo "error: scontrol names no node for '$SLURM_JOB_NODELIST'" >&2; exit 1; }
 out=
-for ((i = 1; i < $#; i++)); do
-    if [ "${!i}" = --out ]; then j=$((i + 1)); out=${!j}; fi
+for ((i = 1; i <= $#; i++)); do
+    case "${!i}" in
+    --out) j=$((i + 1)); out=${!j:-} ;;
+    --out=*) out=${!i#--out=} ;;
+    esac
 done
+[ -n "$out" ] || { echo "error: name the run folder with --out: its checkpoint tells whether to try again" >&2; exit 1; }
 progress() { stat -c %Y "$out/checkpoint.pt" 2>/dev/null || true; }
 
 stopping=

@@ -184,6 +184,7 @@ def make_bad_files(folder: Path) -> dict[str, str]:
     rgb.convert("CMYK").save(folder / "cmyk.jpg")
     (folder / "text.png").write_text("no image at all")
     write_png(folder / "two\nlines.png", photograph(1))
+    write_png(folder / "we::ird.png", photograph(1))
     write_png(folder / "strip.png", np.zeros((4, 30_000, 3), np.uint8))
     (folder / "folder.png").mkdir()
     os.mkfifo(folder / "hanging.png")  # reading it waits for a writer, for ever
@@ -194,7 +195,7 @@ def make_bad_files(folder: Path) -> dict[str, str]:
     return {"truncated.png": "truncated", "zero.png": "empty", "bomb.png": "pixels", "animated.webp": "frames",
             "cmyk.jpg": "CMYK", "text.png": "image", "folder.png": "irectory", "hanging.png": "longer than 1 s",
             "broken.png": "No such file", "latin-\\udce9.png": "UTF-8", "transparent.png": "transparent",
-            "two\nlines.png": "line break", "strip.png": f"{MAX_ASPECT}:1"}  # fmt: skip
+            "two\nlines.png": "line break", "we::ird.png": ":: in its", "strip.png": f"{MAX_ASPECT}:1"}  # fmt: skip
 
 
 @pytest.mark.slow

@@ -47,6 +47,18 @@ def removed_by(folder: Path) -> list[str]:
     return [Path(name).name for name in (folder / "removed.txt").read_text().splitlines()]
 
 
+def test_the_default_folders_may_hold_blanks(root: Path, tmp_path: Path) -> None:
+    python, data = tmp_path / "python", tmp_path / "my data"
+    python.write_text(f'#!/bin/sh\nprintf "%s|" "$@" >> "{tmp_path}/calls"\necho >> "{tmp_path}/calls"\n')
+    python.chmod(0o755)
+    given = {"DATA": str(data), "PYTHON": str(python), "GPUS": "0", "SELECT": "--top_k 3"}
+    environment = {key: value for key, value in os.environ.items() if key not in ("POOL", "QUERIES")} | given
+    subprocess.run(["bash", str(root / "scripts" / "build_data_ldcc.sh")], env=environment, check=True)
+    queries, pool, *_ = (tmp_path / "calls").read_text().splitlines()
+    assert f"|{data}/DIV2K_test_LR|--out|" in queries
+    assert f"|{data}/LSDIR/**|{data}/HQ-50K/**|{data}/Flickr2K/Flickr2K_HR|--downscale|" in pool
+
+
 @pytest.mark.slow
 def test_from_folders_to_the_list_of_tiles(root: Path, datasets: Path) -> None:
     """Whole images, without TILE, are what tests/test_rehearse.py chooses."""

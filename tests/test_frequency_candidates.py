@@ -410,6 +410,7 @@ def test_tables_of_partial_results(tmp_path: Path, capsys: pytest.CaptureFixture
     values |= {Job("fsas", seed=s): 20.0 + s + gain for s, gain in gains.items()}
     values |= {Job("fsas", control=True, seed=s): 20.0 + s for s in gains}
     values |= {Job("periodic"): 20.0, Job("periodic", control=True): 20.05}
+    values |= {Job("image_gains", seed=s): 19.0 + s for s in gains} | {Job("image_gains", control=True): 20.5}
     results = tmp_path / "frequency"
     results.mkdir()
     fill(results, values)
@@ -428,6 +429,8 @@ def test_tables_of_partial_results(tmp_path: Path, capsys: pytest.CaptureFixture
         "| band_gate | 1 | +1.0000 | one seed | 1.000 | +1.000 | +1.000 | not measured | not measured | 10 | 0.500 |"
         in text
     )
+    assert "| image_gains | 1 | -1.5000 | one seed | 1.000 | -1.500 | -1.500 | -1.0000 (3) | +0.5000 | 10 |" in text
+    assert f"\n\n{report.SEEDS_APART}.\n" in text
     assert "ran on two kinds of processor; delete one's result: window_gains." in text
     assert "| periodic | 1 | -0.0500 | one seed | 1.000 |" in text
     assert "At the bar (+0.02 dB, Holm's p below 0.05): fsas." in text

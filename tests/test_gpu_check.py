@@ -30,7 +30,7 @@ def test_every_step_runs_dry_and_is_not_repeated(
 ) -> None:  # fmt: skip
     words = ["--dry", "--data", str(photos / "train"), "--out", str(tmp_path / "out"), "--minutes", "60"]
     assert gpu_check.main(words) == 0, (tmp_path / "out" / "page.md").read_text()
-    outcomes = json.loads((tmp_path / "out" / "outcomes.json").read_text())
+    outcomes = json.loads((tmp_path / "out" / "outcomes.json").read_text())["outcomes"]
     names = ["tests", "parity", "forward", "training step", "micro-batch", "memory", "all GPUs", "training"]
     assert [one["name"] for one in outcomes] == names and {one["status"] for one in outcomes} == {"passed"}
     assert json.loads((tmp_path / "out" / "micro_batch.json").read_text())[0]["largest"] == 2
@@ -40,6 +40,26 @@ def test_every_step_runs_dry_and_is_not_repeated(
     capsys.readouterr()
     assert gpu_check.main(words) == 0
     assert "in 0 s" not in capsys.readouterr().out.split("# GPU check")[0]  # nothing was run again
+
+
+def test_results_of_another_check_do_not_count(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = gpu_check.Step("training", [sys.executable, "-c", ""], 60)
+    monkeypatch.setattr(gpu_check, "steps", lambda args: [])
+    monkeypatch.setattr(gpu_check, "last_training", lambda args, seconds: step)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+
+    def said(*words: str) -> str:
+        assert gpu_check.main(["--dry", "--out", str(tmp_path), *words]) == 0
+        return capsys.readouterr().out.split("# GPU check")[0]
+
+    assert said("--data", "x") == "training: passed in 0 s\n"
+    assert said("--data", "x") == ""
+    again = said("--data", "y")
+    assert "outcomes.json is of another check" in again and "training: passed" in again
+    (tmp_path / "outcomes.json").write_text("[]")  # as older code wrote it
+    assert "outcomes.json is of another check" in said("--data", "y")
 
 
 def test_what_fails_and_what_takes_too_long_is_said(tmp_path: Path) -> None:

@@ -127,6 +127,18 @@ def test_parquet_of_both_layouts_becomes_shards_that_are_read(tmp_path: Path) ->
     assert [image.content() for image in expand(str(out / "shards.txt"))] == [*images[:2], *images]
 
 
+def test_parquet_with_repeated_keys_and_what_is_no_shard(tmp_path: Path) -> None:
+    images, out = [encoded("png", number) for number in range(3)], tmp_path / "shards"
+    pq.write_table(pa.table({"png": images, "key": ["a", "b", "a"]}), tmp_path / "x.parquet")
+    for content in (b"", b"no tar", None):  # found in place of the shard
+        assert prepare("parquet", tmp_path / "x.parquet", "--out", out).returncode == 0
+        found = expand(str(out / "shards.txt"))
+        assert [image.member for image in found] == ["x/a.png", "x/b.png", "x/a_00000002.png"]
+        assert [image.content() for image in found] == images
+        if content is not None:
+            (out / "x.tar").write_bytes(content)
+
+
 def test_parquet_without_images_is_refused_and_nothing_stays(tmp_path: Path) -> None:
     pq.write_table(pa.table({"url": ["http://x"]}), tmp_path / "a.parquet")
     done = prepare("parquet", tmp_path / "a.parquet", "--out", tmp_path / "out")
@@ -197,6 +209,9 @@ def test_photographs_that_cannot_be_told_apart_or_paired_are_refused(root: Path,
     paired = prepare(*words, "--lr", tmp_path / "LR")
     assert paired.returncode == 1 and "LR/1.png is 64x64, " in paired.stderr and "needs 16x16" in paired.stderr
     assert not list((tmp_path / "sub").glob("*.png"))
+    (tmp_path / "link").symlink_to(tmp_path)
+    one = prepare(*words[:-1], tmp_path / "link" / "sub", "--lr", tmp_path / "LR")
+    assert one.returncode == 2 and "--out and --out_lr are one folder" in one.stderr
     write_png(tmp_path / "a" / "2.png", noise(3, 64))
     (tmp_path / "a" / "1.png").write_bytes((tmp_path / "b" / "1.png").read_bytes()[:2000])  # its header is whole
     small = prepare("sub-images", tmp_path / "a", "--out", tmp_path / "sub")
@@ -240,6 +255,12 @@ def test_shards_hold_the_same_bytes_whenever_they_are_made(root: Path, tmp_path:
     assert prepare(*words, "--out", tmp_path / "two" / "set").returncode == 0
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
     assert untouched.stat().st_mtime_ns == before
+    for name in (f"{TEMPORARY}set-00009.tar", f"{TEMPORARY}abc-{HOST}-999999999"):  # of killed processes
+        (shard.parent / name).write_bytes(b"cut off")
+    shard.unlink()
+    assert prepare(*words, "--out", tmp_path / "two" / "set").returncode == 0
+    (shard.parent / f"{TEMPORARY}set-00009.tar").unlink()
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
 def test_shards_follow_their_images(root: Path, tmp_path: Path) -> None:
@@ -283,6 +304,9 @@ def test_a_list_of_a_shard_opens_from_anywhere(root: Path, tmp_path: Path, monke
     write_png(tmp_path / "images" / "#2.png", noise(40, 40))
     odd = prepare("list", tmp_path / "images", "--min_side", 30, "--out", tmp_path / "images" / "l.txt")
     assert odd.returncode == 1 and "#2.png' cannot stand in a list" in odd.stderr
+    (tmp_path / "images" / "#2.png").rename(tmp_path / "images" / "a\rb.png")
+    odd = prepare("list", tmp_path / "images", "--min_side", 30, "--out", tmp_path / "l.txt")
+    assert odd.returncode == 1 and "a\\rb.png' cannot stand in a list" in odd.stderr
     none = prepare("list", tmp_path / "images", "--min_side", 50, "--out", tmp_path / "l.txt")
     assert none.returncode == 1 and "no image is left to list" in none.stderr
 
@@ -305,6 +329,15 @@ def test_unreadable_images_are_named_and_left_out_only_when_asked_to(root: Path,
     assert missing.returncode == 1 and missing.stderr.startswith("error: ") and "does not exist" in missing.stderr
 
 
+def test_shards_into_the_folder_where_one_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "set").mkdir()
+    write_png(tmp_path / "images" / "1.png", noise(20, 20))
+    monkeypatch.chdir(tmp_path / "set")
+    assert prepare("shards", tmp_path / "images", "--out", ".").returncode == 0
+    assert sorted(path.name for path in (tmp_path / "set").iterdir()) == ["set-00000.tar", "shards.txt"]
+
+
 @pytest.mark.slow
 def test_the_shell_script_prepares_df2k(root: Path, tmp_path: Path) -> None:
     for name in ("DIV2K/DIV2K_train_HR", "Flickr2K/Flickr2K_HR"):
@@ -320,6 +353,22 @@ def test_the_shell_script_prepares_df2k(root: Path, tmp_path: Path) -> None:
     assert done.returncode == 0 and len(list((tmp_path / "here").glob("D_s*.png"))) == 2, done.stderr
     unknown = subprocess.run([*script, "df3k"], env=environment, capture_output=True, text=True)
     assert unknown.returncode == 1 and "name a set to prepare" in unknown.stderr
+
+
+def test_slurm_tries_again_after_a_checkpoint(root: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    srun = f"[ ! -e {run}/checkpoint.pt ] || exit 0\ntouch {run}/checkpoint.pt\nexit 3"
+    for name, text in (("srun", srun), ("scontrol", "echo localhost")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    slurm = {"SLURM_JOB_NODELIST": "n", "SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_ID": "7", "SLURM_SUBMIT_DIR": str(root)}
+    environment = {**os.environ, **slurm, "PATH": f"{tmp_path}:{os.environ['PATH']}", "GPUS": "1"}
+    script = ["bash", str(root / "scripts" / "train_slurm.sh"), "--config", "x.yaml"]
+    none = subprocess.run(script, env=environment, capture_output=True, text=True)
+    assert none.returncode == 1 and "name the run folder with --out" in none.stderr
+    done = subprocess.run([*script, f"--out={run}"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "failed with status 3 after a checkpoint: trying again" in done.stdout
 
 
 @pytest.mark.slow

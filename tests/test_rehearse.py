@@ -18,6 +18,11 @@ def rehearse(root: Path, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=3600)
 
 
+def test_a_folder_with_a_blank_is_refused_at_the_start(root: Path, tmp_path: Path) -> None:
+    done = rehearse(root, tmp_path / "a b")
+    assert done.returncode == 1 and f"{tmp_path}/a b holds a blank" in done.stderr and not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_the_whole_training_at_toy_size_and_again(root: Path, tmp_path: Path) -> None:
     pytest.importorskip("skimage.data")

@@ -46,6 +46,18 @@ def test_make_lr_equals_the_classic_pairs(root: Path, shared: Path, tmp_path: Pa
         np.testing.assert_array_equal(read_rgb(tmp_path / path.name), read_rgb(path))
 
 
-def test_too_small_an_image_is_an_error(root: Path) -> None:
-    with pytest.raises(ValueError, match="3x9 pixels is smaller than the scale 4"):
-        script(root, "make_lr").bicubic_downscale(np.zeros((9, 3, 3), np.uint8), 4)
+def test_make_lr_names_what_it_cannot_make(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "HR"
+    folder.mkdir()
+
+    def said() -> str:
+        assert script(root, "make_lr").main([str(folder), str(tmp_path / "LR")]) == 1
+        return capsys.readouterr().err
+
+    assert f"make_lr: error: {folder} holds no images" in said()
+    write_png(folder / "a.png", np.zeros((9, 3, 3), np.uint8))
+    assert "a.png has 3x9 pixels, less than the scale: take it out" in said()
+    (folder / "a.png").write_bytes(b"")
+    assert "a.png is empty" in said()
+    (folder / "a.jpg").write_bytes(b"")
+    assert "a.jpg, a.png would share names of results" in said()

@@ -110,6 +110,9 @@ def test_a_lost_or_cut_image_is_named(shard: Path, tmp_path: Path) -> None:
     shard.write_bytes(shard.read_bytes()[: image.offset + 5])
     with pytest.raises(ImageError, match=r"shard-0.tar::b1.png is cut short"):
         image.read_rgb()
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(ImageError, match=r"pipe.png is not a file that can be read"):
+        ImageFile(tmp_path / "pipe.png").read_rgb()
     with pytest.raises(ImageError, match=r"gone.png cannot be read \(No such file"):
         ImageFile(tmp_path / "gone.png").read_rgb()
 

@@ -209,7 +209,7 @@ def test_evaluation_images_in_the_training_set_stop_the_run_before_it_begins(com
     assert not (tmp_path / "run").exists()
 
 
-def test_the_run_folder_records_settings_and_environment(command, tmp_path):
+def test_the_run_folder_records_settings_and_environment(command, tmp_path, capsys):
     assert train.main(command("run", "--steps", "2", "--max_minutes", "1e-9")) == 0
     assert train.main(command("run", "--steps", "2")) == 0
     folder = tmp_path / "run"
@@ -220,6 +220,10 @@ def test_the_run_folder_records_settings_and_environment(command, tmp_path):
     assert len(starts) == 2 and starts[0]["torch"] == torch.__version__ and starts[0]["numpy"] == np.__version__
     assert starts[0]["commit"] == "unknown" or len(starts[0]["commit"].removesuffix("-dirty")) == 40
     assert not list(folder.glob("*.tmp"))
+    (folder / "environment.json").write_bytes(b"")
+    assert train.main(command("run", "--steps", "3", "--change", "steps")) == 0
+    assert "environment.json is damaged (Expecting value" in capsys.readouterr().out
+    assert [start["step"] for start in json.loads((folder / "environment.json").read_text())] == [2]
 
 
 def test_the_script_exits_non_zero_with_one_sentence(server, tmp_path):

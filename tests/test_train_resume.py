@@ -107,6 +107,13 @@ def test_more_steps_than_planned_are_asked_for_on_purpose(command, tmp_path):
     assert train.main(command("run", "--steps", "6")) == 0
 
 
+def test_a_run_that_is_ended_where_it_stands_counts_as_finished(command, tmp_path):
+    assert train.main(command("run", "--steps", "8", "--max_minutes", "1e-9", "--valid_every", "1")) == 0
+    assert train.main(command("run", "--steps", "1")) == 0
+    assert checkpoint(tmp_path / "run")["schedule"]["end"] == 1
+    assert train.main(command("next", *PAUSE, "--init", str(tmp_path / "run"))) == 0
+
+
 def test_auto_precision_is_settled_by_the_first_start(command, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(train, "slow_bf16", lambda device: False)
     assert train.main(command("run", *PAUSE, "--precision", "auto")) == 0

@@ -201,9 +201,13 @@ def test_truncated_checkpoint_is_set_aside_for_the_one_before(tmp_path, keep):
 def test_two_damaged_checkpoints_are_an_error_that_deletes_nothing(tmp_path):
     for name in (checkpoints.LAST, checkpoints.PREVIOUS):
         (tmp_path / name).write_bytes(b"PK\x03\x04 torn")
-    with pytest.raises(CheckpointError, match="is damaged"):
+    remedy = "delete what is damaged to start from the beginning, or choose another --out"
+    with pytest.raises(CheckpointError, match=rf"checkpoint\.pt is damaged .*, and .*\.previous\.pt is .*: {remedy}"):
         load_checkpoint(tmp_path)
     assert (tmp_path / checkpoints.LAST).exists() and (tmp_path / checkpoints.PREVIOUS).exists()
+    (tmp_path / checkpoints.LAST).unlink()
+    with pytest.raises(CheckpointError, match=rf"checkpoint\.previous\.pt is damaged .*: {remedy}"):
+        load_checkpoint(tmp_path)
 
 
 def test_one_damaged_checkpoint_alone_says_what_to_do(tmp_path):
@@ -353,6 +357,15 @@ def test_more_steps_are_refused_where_the_rate_would_jump():
     assert resume(saved(CONFIG, step=200), replace(CONFIG, steps=20_001))  # where it hardly changes it may
     steady = replace(CONFIG, min_lr=1e-3)
     assert resume(saved(steady, step=9000), replace(steady, steps=40_000))
+
+
+def test_a_reshaped_schedule_takes_no_other_steps():
+    state = saved(CONFIG)
+    state["schedule"]["finish_in"] = "3"
+    assert resume(state, replace(CONFIG, finish_in="4"))
+    for change in ((), ("steps", "warmup")):
+        with pytest.raises(ConfigError, match=r"steps was 20000 and is now 90 \(--finish_in 3 .*; warmup .*--out$"):
+            resume(state, replace(CONFIG, steps=90, warmup=5, change=change))
 
 
 def test_resuming_after_a_preset_changed_names_the_fields():

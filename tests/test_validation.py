@@ -11,6 +11,7 @@ from evaluation.score import restore_uint8
 from image_data.sources import DataError
 from models.team08_HATFreq.image_io import read_rgb, write_png
 from training.distributed import World
+from training.lifetime import FolderError
 from training.run_log import Log, draw_samples, write_list
 from training.validation import open_sets, read_sets, set_names, validate
 
@@ -71,6 +72,13 @@ def test_sets_are_known_by_what_they_hold(tmp_path):
     assert read_sets(open_sets((f"{tmp_path}/two/HR",), ()), ALONE)[1] != identity
 
 
+def test_a_target_without_an_inside_is_named_at_the_start(tmp_path):
+    write_png(tmp_path / "a.png", noise(12, 12))
+    write_png(tmp_path / "tiny.png", noise(11, 40))
+    with pytest.raises(DataError, match=r"tiny\.png has 40x8 pixels, .* take it out of the validation set"):
+        read_sets(open_sets((str(tmp_path),), ()), ALONE)
+
+
 def test_restored_samples_are_rounded_to_the_nearest():
     class Half(nn.Module):
         def forward(self, lq: torch.Tensor) -> torch.Tensor:
@@ -123,6 +131,15 @@ def test_log_drops_rows_that_are_made_again_and_a_torn_one(tmp_path):
         "500,0.1,0.001,30.1235,9,7",
         "1000000,0.1,0.001,30.1235,9,7",
     ]
+
+
+@pytest.mark.parametrize("line", ["x50,0.1,0.001,30,9,7", "500,0.1,0.O01,30,9,7", "500,0.1,0.001,30,9,7,8"])
+def test_a_damaged_log_is_named(tmp_path, line):
+    Log(tmp_path, 0, []).add(row(250), {})
+    with (tmp_path / "log.csv").open("a") as file:
+        file.write(f"{line}\n")
+    with pytest.raises(FolderError, match=r"log\.csv is damaged .*: mend it or move it away, and start again"):
+        Log(tmp_path, 1000, [])
 
 
 def test_other_sets_get_columns_and_the_earlier_ones_keep_theirs(tmp_path):

@@ -63,7 +63,7 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Any] | None, str]:
     if not last.exists() and not previous.exists():
         return None, ""
     if not last.exists():
-        state = _read(previous)
+        state = _read_left(previous)
         return state, f"{last} is missing (a kill while it was replaced): using {previous}, step {state['step']}"
     try:
         state = _read(last)
@@ -79,10 +79,20 @@ class _DamagedError(CheckpointError):
 def _fall_back(last: Path, previous: Path, damage: Exception) -> tuple[dict[str, Any], str]:
     if not previous.exists():
         raise CheckpointError(f"{damage}, and there is no {previous.name}: delete it to start from the beginning")
-    state = _read(previous)
+    state = _read_left(previous, f"{damage}, and ")
     aside = last.with_name(DAMAGED)
     os.replace(last, aside)
     return state, f"{damage}: set aside as {aside.name}; using {previous}, step {state['step']}"
+
+
+def _read_left(previous: Path, told: str = "") -> dict[str, Any]:
+    """The one that is left; `told` says what became of the other."""
+    try:
+        return _read(previous)
+    except _DamagedError as error:
+        raise CheckpointError(
+            f"{told}{error}: delete what is damaged to start from the beginning, or choose another --out"
+        ) from error
 
 
 def _read(path: Path) -> dict[str, Any]:

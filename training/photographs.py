@@ -162,7 +162,7 @@ class Photographs:
                 images, lr_images, restorations = map(ImageList.from_arrays, lists)
                 rows = found["rows"]
             return cls(images, lr_images, rows, restorations=restorations) if rows.dtype == ROW else None
-        except (OSError, ValueError, KeyError, BadZipFile):
+        except (OSError, EOFError, ValueError, KeyError, BadZipFile):
             return None
 
 

@@ -21,6 +21,7 @@ from image_data.degradation import SCALE
 from image_data.pairs import Pair
 from models.team08_HATFreq.image_io import write_png
 from models.team08_HATFreq.system import peak_memory, write_bytes
+from training.lifetime import FolderError
 from training.validation import ValidationSet
 
 Image = NDArray[np.uint8]
@@ -179,12 +180,22 @@ class Log:
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """A log's complete rows, which is none without a file: a kill can cut the last one short."""
+    """A log's complete rows, which is none without a file: a kill can cut the last one short.
+
+    Raises:
+        FolderError: it is damaged.
+    """
     if not path.exists():
         return []
-    with path.open(newline="") as file:
-        reader = csv.DictReader(file)
-        return [row for row in reader if all(row.get(key) for key in reader.fieldnames or ())]
+    try:
+        with path.open(newline="") as file:
+            reader = csv.DictReader(file)
+            rows = [row for row in reader if all(row.get(key) for key in reader.fieldnames or ())]
+        for row in rows:
+            int(row["step"]), [float(value) for value in row.values()]
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        raise FolderError(f"{path} is damaged ({error}): mend it or move it away, and start again") from error
+    return rows
 
 
 def draw_curves(log: Path, picture: Path) -> None:

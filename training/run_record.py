@@ -19,6 +19,7 @@ from models.team08_HATFreq import HATConfig
 from models.team08_HATFreq.system import write_bytes
 from training.checkpoint import load_checkpoint
 from training.config import ConfigError, TrainConfig, config_dict
+from training.run_log import say
 from training.schedule import planned
 
 JUMP = 0.01  # relative change of the rate from which on another --steps needs --change
@@ -45,7 +46,10 @@ def check_resume(state: dict[str, Any], config: TrainConfig, network: HATConfig)
         if before == now[f.name] or (f.name == "init" and before == init_file(config.init)):
             continue
         changes[f.name] = [before, now[f.name]]
-        if f.name == "steps":
+        if f.name in ("steps", "warmup", "milestones") and (reshaped := state["schedule"]["finish_in"]):
+            text = f"{f.name} was {before!r} and is now {now[f.name]!r} (--finish_in {reshaped} has set the end since)"
+            refused.append((text, False))
+        elif f.name == "steps":
             refused += _rate_jump(state, config, before)
         elif f.name not in config.change and not _is_free(f.name, f.metadata, changes, state):
             refused.append((f"{f.name} was {before!r} and is now {now[f.name]!r}", bool(f.metadata.get("changeable"))))
@@ -69,7 +73,7 @@ def _is_free(name: str, metadata: Mapping[str, Any], changes: dict[str, list[Any
 def _rate_jump(state: dict[str, Any], config: TrainConfig, before: int) -> list[tuple[str, bool]]:
     """Another number of steps stretches the cosine: why not, if the rate would jump by it."""
     saved, step = state["config"], state["step"]
-    if state["schedule"]["finish_in"] or step >= config.steps or "steps" in config.change:
+    if step >= config.steps or "steps" in config.change:
         return []
     plan = planned(saved["lr"], saved["min_lr"], saved["warmup"], before, tuple(saved["milestones"]))
     old, new = plan.lr_at(step), replace(plan, end=config.steps).lr_at(step)
@@ -126,8 +130,21 @@ def write_run_record(
     settings = {"training": config_dict(config), "model": asdict(model)}
     _write_json(folder / "config.json", settings | ({"teacher": teacher} if teacher else {}))
     record = folder / "environment.json"
-    starts = json.loads(record.read_text()) if record.exists() else []
-    _write_json(record, [*starts, environment() | start])
+    _write_json(record, [*_starts(record), environment() | start])
+
+
+def _starts(record: Path) -> list[Any]:
+    """What earlier starts have noted; a damaged file, which the run can do without, is set aside."""
+    try:
+        found = json.loads(record.read_text()) if record.exists() else []
+        if not isinstance(found, list):
+            raise ValueError("not a list of starts")
+        return found
+    except ValueError as error:
+        aside = record.with_name("environment.damaged.json")
+        os.replace(record, aside)
+        say(f"{record} is damaged ({error}): set aside as {aside.name}, and begun anew")
+        return []
 
 
 def environment() -> dict[str, Any]:

@@ -12,10 +12,12 @@ from torch import Tensor
 from evaluation.score import restore_uint8, score
 from image_data.geometry import orient
 from image_data.pairs import Pair, PairFiles
+from image_data.sources import DataError
 from training.distributed import World
 from training.photographs import digest
 
 Network = Callable[[Tensor], Tensor]
+BORDER = 4  # pixels on each side that `utils.metrics.psnr_y` leaves out
 PLAIN = ("hr", "gt", "targets")  # folder names that say nothing of the set: its parent's name does
 
 
@@ -75,13 +77,19 @@ def read_sets(sets: list[ValidationSet], world: World) -> tuple[dict[bytes, str]
         sets, by which a resumed run knows whether they are the same.
 
     Raises:
-        DataError: sizes that do not fit.
+        DataError: sizes that do not fit, or a target of which the metric's border leaves nothing.
         ImageError: an image that cannot be read.
     """
     names: dict[bytes, str] = {}
     hashes: list[tuple[int, str]] = []
     for number, one, index in shares(sets, world):
         pair = one[index]
+        h, w = pair.target.shape[:2]
+        if min(h, w) <= 2 * BORDER:
+            raise DataError(
+                f"{one.files.targets[index].name} has {w}x{h} pixels, and the metric leaves {BORDER} on each side out: "
+                "take it out of the validation set"
+            )
         for orientation in range(8):
             names.setdefault(digest(orient(pair.target, orientation)), f"{one.name}/{pair.name}")
         hashes.append((number, (digest(pair.target) + digest(pair.lq)).hex()))

@@ -1,1 +1,1 @@
-"""What the scripts share: MATLAB's resize, metrics, perceptual scores, pictures."""
+"""What the scripts share: MATLAB's resize and the metrics."""

@@ -21,6 +21,9 @@ Result = dict[str, Any]
 MEAN = "mean"
 ALPHA = 0.05
 BAR = 0.02  # dB
+SEEDS_APART = (
+    "(n): seeds that could be compared, where they are not the row's: pairs count on one kind of processor only"
+)
 PERIODICITY = "periodicity.json"  # image -> how periodic its HR version is
 
 
@@ -82,6 +85,11 @@ def finished(results: dict[Job, Result], ours: Sequence[Job], others: Sequence[J
     return [(a, b) for a, b in pairs if a.get("machine") == b.get("machine")]
 
 
+def seeds_apart(one: Compared, row: Compared) -> str:
+    """The number of seeds in brackets where it is not that of the row; what it means is `SEEDS_APART`."""
+    return "" if len(one.values) == len(row.values) else f" ({len(one.values)})"
+
+
 def holm(ps: dict[str, float], tried: int) -> dict[str, float]:
     """Holm's adjusted p of each of `tried` comparisons; those that are not given count as 1."""
     adjusted, highest = {}, 0.0
@@ -135,6 +143,7 @@ def table(results: dict[Job, Result], seeds: Sequence[int], setting: Job) -> str
     ]
     head += ["parameters", "CPU s a step"]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    noted = False
     for name, one in found.items():
         wide = one.half(ALPHA / len(CANDIDATES))
         interval = f"{one.mean - wide:+.3f} .. {one.mean + wide:+.3f}" if len(one.values) > 1 else "one seed"
@@ -143,10 +152,14 @@ def table(results: dict[Job, Result], seeds: Sequence[int], setting: Job) -> str
         cells += [f"{compare(results, ours[name], controls[name], one_set).mean:+.3f}" for one_set in sets]
         for jobs in ours[name], controls[name]:
             beside_none = compare(results, jobs, without)
-            cells.append(f"{beside_none.mean:+.4f}" if beside_none.values else "not measured")
+            apart = seeds_apart(beside_none, one)
+            cells.append(f"{beside_none.mean:+.4f}{apart}" if beside_none.values else "not measured")
+            noted = noted or bool(beside_none.values and apart)
         done = [results[job] for job in ours[name] if job in results]
         cells += [f"{done[0]['parameters']:,}", f"{step_seconds(done):.3f}"]
         lines.append(f"| {' | '.join(cells)} |")
+    if noted:
+        lines += ["", f"{SEEDS_APART}."]
     base = [results[job] for job in without if job in results]
     if base:
         shown = ", ".join(f"{one_set} {statistics.fmean(psnr(r, one_set) for r in base):.3f}" for one_set in sets)

@@ -21,7 +21,7 @@ def correlate(a: Tensor, b: Tensor) -> Tensor:
 
 
 def polar_bands(rings: int, sectors: int, u: Tensor) -> Tensor:
-    """The same for rings cut into orientations: `rings*sectors h*(w/2+1)`.
+    """What `ring_bands` gives, for rings cut into orientations: `rings*sectors h*(w/2+1)`.
 
     The sectors are triangles over the direction, which has a period of half a turn.
     """

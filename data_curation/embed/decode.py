@@ -16,7 +16,7 @@ from data_curation.embed.phash import phash8
 from data_curation.embed.preprocess import Preprocess
 from data_curation.embed.quality import quality
 from data_curation.features import THUMBNAIL, Record
-from image_data.sources import ImageFile
+from image_data.sources import IN_SHARD, ImageFile
 from models.team08_HATFreq.image_io import ImageError, read_rgb, size_of
 from utils.resize import imresize
 
@@ -43,7 +43,7 @@ def decode(image: ImageFile, preprocess: Preprocess, downscale: int) -> Decoded:
         ImageError: it cannot be read as an opaque image, is smaller than `downscale` pixels, is a strip, or has a name
             that no list can hold.
     """
-    check_name(image.name)
+    check_name(image)
     content = image.content()
     _check_size(image.name, *size_of(image.name, content), downscale)
     rgb = read_rgb(image.name, content)
@@ -62,18 +62,21 @@ def measure(name: str, content: bytes, rgb: NDArray[np.uint8]) -> Record:
                   thumbnail.tobytes(), keypoints.tobytes())  # fmt: skip
 
 
-def check_name(name: str) -> None:
+def check_name(image: ImageFile) -> None:
     """Refuse the names that a list, one name a line in UTF-8, cannot hold.
 
     Raises:
         ImageError: the name is one.
     """
+    name = image.name
     try:
         name.encode()
     except UnicodeEncodeError as error:
         raise ImageError(f"{name} has a name that is not UTF-8: rename it") from error
     if len(name.splitlines()) != 1:
         raise ImageError(f"{name} has a line break in its name: rename it")
+    if IN_SHARD in str(image.path):
+        raise ImageError(f"{name} has {IN_SHARD} in its path, which stands before a shard's member: rename it")
 
 
 def reason_of(image: ImageFile, error: Exception) -> str:
