@@ -4,6 +4,7 @@ import io
 import os
 import struct
 import zlib
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -428,6 +429,7 @@ def test_a_transparent_grey_of_16_bits_is_kept(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+@cache  # a profile holds the second in which it was made
 def profile() -> bytes:
     from PIL import ImageCms
 
