@@ -191,8 +191,10 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         with path.open(newline="") as file:
             reader = csv.DictReader(file)
             rows = [row for row in reader if all(row.get(key) for key in reader.fieldnames or ())]
-        for row in rows:
-            int(row["step"]), [float(value) for value in row.values()]
+        for row in rows:  # what is read of them later is checked here
+            int(row["step"])
+            for value in row.values():
+                float(value)
     except (ValueError, KeyError, TypeError, csv.Error) as error:
         raise FolderError(f"{path} is damaged ({error}): mend it or move it away, and start again") from error
     return rows

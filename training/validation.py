@@ -15,9 +15,9 @@ from image_data.pairs import Pair, PairFiles
 from image_data.sources import DataError
 from training.distributed import World
 from training.photographs import digest
+from utils.metrics import BORDER
 
 Network = Callable[[Tensor], Tensor]
-BORDER = 4  # pixels on each side that `utils.metrics.psnr_y` leaves out
 PLAIN = ("hr", "gt", "targets")  # folder names that say nothing of the set: its parent's name does
 
 

@@ -22,7 +22,7 @@ from image_data.pairs import Pair
 from models.team08_HATFreq import PRESETS, HATFreq, override
 from models.team08_HATFreq.fourier import rfft2
 from models.team08_HATFreq.system import atomic_write, write_bytes
-from utils.metrics import psnr_y, rgb_to_y
+from utils.metrics import BORDER, psnr_y, rgb_to_y
 
 from .blocks import attach
 from .data import batch, to_tensor
@@ -33,7 +33,6 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 SAVE_EVERY = 250  # steps
 BANDS, HIGHEST = 10, 0.5  # of the error's spectrum, cycles/pixel of the HR image
-BORDER = 4
 
 
 @dataclass(frozen=True)
