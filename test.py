@@ -101,9 +101,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add(
         "--tile_overlap",
         type=int,
-        default=32,
+        default=None,
         metavar="N",
-        help="LR pixels shared by tiles, at most half of one (default: %(default)s)",
+        help="LR pixels shared by tiles, at most half of one (default: 32, or that half)",
     )
     add("--ensemble", type=int, choices=(1, 8), default=8, help="8: self-ensemble (default); 1: single pass")
     add(

@@ -50,7 +50,7 @@ from training.lifetime import FolderError, PeerError, StopSignals, exit_with, ow
 from training.losses import parse_loss, total_loss
 from training.photographs import Photographs
 from training.run_log import REMEDY, Log, Losses, NonFiniteError, Progress, draw_samples, say, write_list
-from training.run_record import check_resume, finished_weights, init_file, write_run_record
+from training.run_record import check_resume, finished_weights, init_file, recorded_teacher, write_run_record
 from training.schedule import Pace, Schedule, parse_finish_in, planned, resumed
 from training.step_memory import OutOfMemoryError, check_step_fits, explained
 from training.validation import ValidationSet, open_sets, read_sets, validate
@@ -331,7 +331,7 @@ def train(config: TrainConfig, world: World, started: float) -> int:
     run = start(config, world)
     if run.step >= run.schedule.end and not run.validation_due:
         if "steps" in run.changes:
-            save(run)  # or its checkpoint would still tell of the end before
+            note_end(run)
         say(f"finished: {run.folder} stands at step {run.step} of {run.schedule.end}")
         return 0
     config, sets = run.config, open_sets(config.valid_hr, config.valid_lr)
@@ -346,6 +346,14 @@ def train(config: TrainConfig, world: World, started: float) -> int:
         say(f"{config.workers} workers share {cores} core(s): that helps only where they wait for a slow disk")
     check_step_fits(run.model, config.patch, micro, config.precision == "bf16", run.device)
     return loop(run, patches, sets, StepBatches(run.step, micro, accumulation_steps, world.rank), started)
+
+
+def note_end(run: Run) -> None:
+    """Write that a run has come to another end, of which its checkpoint and record do not tell yet."""
+    save(run)
+    if run.world.is_main:
+        teacher = recorded_teacher(run.folder)
+        write_run_record(run.config, run.model.config, {"step": run.step, "changes": run.changes}, teacher)
 
 
 def open_folder(run: Run, found: Audit) -> None:

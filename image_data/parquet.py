@@ -147,7 +147,10 @@ def _images(table: Table) -> Iterator[tuple[str, bytes]]:
                     yield f"{key}{suffix}", content if suffix else b""
                     row += 1
     except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{table.uri} cannot be read ({error}): download it again") from error
+        # Arrow's own of damaged content is an OSError, too, of no number.
+        outside = isinstance(error, OSError) and error.errno
+        remedy = "check access and connection, and start the same command again" if outside else "download it again"
+        raise DataError(f"{table.uri} cannot be read ({error}): {remedy}") from error
 
 
 def _image_column(table: Table, schema: pa.Schema) -> str:

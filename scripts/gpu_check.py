@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -220,6 +221,16 @@ def setting(args: argparse.Namespace) -> dict[str, object]:
     return words | {key: here[key] for key in ("commit", "torch", "gpu", "gpus")}
 
 
+def set_aside(folder: Path) -> Path:
+    """Move all of an earlier check, its runs too, into a folder of its own: a training that ended would stay ended."""
+    kept = [path for path in folder.iterdir() if not path.name.startswith("earlier-")]
+    aside = next(path for n in count(1) if not (path := folder / f"earlier-{n}").exists())
+    aside.mkdir()
+    for path in kept:
+        path.rename(aside / path.name)
+    return aside
+
+
 def check(args: argparse.Namespace) -> int:
     """Run what is not done yet; 0 if all has passed."""
     began, deadline = time.monotonic(), 60 * args.minutes
@@ -229,7 +240,8 @@ def check(args: argparse.Namespace) -> int:
     found = json.loads(file.read_text()) if file.exists() else {"of": of, "outcomes": []}
     same = isinstance(found, dict) and found["of"] == of  # a list holds no setting: written by older code
     if not same:
-        print(f"{file} is of another check (--dry, --data, --bench, GPU, PyTorch or commit): every step is run again")
+        aside = set_aside(args.out)
+        print(f"{aside} keeps another check (--dry, --data, --bench, GPU, PyTorch or commit): every step is run again")
     outcomes = [Outcome(**one) for one in found["outcomes"] if one["status"] == "passed"] if same else []
 
     def note(outcome: Outcome) -> None:

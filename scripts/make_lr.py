@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.team08_HATFreq.folder import unique_names
+from models.team08_HATFreq.folder import refuse_inputs, unique_names
 from models.team08_HATFreq.image_io import ImageError, list_images, read_rgb, write_png
 from models.team08_HATFreq.system import make_folder
 from utils.resize import Border, imresize
@@ -38,6 +38,7 @@ def main(argv: list[str] | None = None) -> int:
         files = unique_names(list_images(args.hr), f"x{args.scale}.png")
         if not files:
             raise ImageError(f"{args.hr} holds no images: name a folder of ground-truth images")
+        refuse_inputs([args.lr / name for name in files], files.values())
         make_folder(args.lr)
         for name, path in files.items():
             gt = read_rgb(path)

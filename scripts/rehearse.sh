@@ -12,9 +12,9 @@ set -euo pipefail
 case "${1:-}" in -*) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 2 ;; esac
 cd "$(dirname "$0")/.." || exit
 source scripts/environment.sh
-ensure_environment train,curation,demo
 OUT=$(realpath -m "${1:-rehearsal}")
 case "$OUT" in *[[:space:]]*) fail "$OUT holds a blank, at which POOL and ENCODER would be split: name another folder" ;; esac
+ensure_environment train,curation,demo
 export PYTHON GPUS=${GPUS:-0} DATA=$OUT/data RUNS=$OUT/runs
 seconds=$SECONDS
 

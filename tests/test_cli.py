@@ -117,7 +117,7 @@ def test_a_name_too_long_for_its_result_stops_no_others(here: Path, capsys: pyte
         (["empty", "a.png", "-o", "out"], "empty holds no images"),
         (["a.png", "a.jpg"], "a.png, a.jpg would share names of results"),
         (["a.png", "../{here}/a.jpg"], "a.png, a.jpg would share names of results"),
-        (["a.png", "a.png"], "a.png, a.png would share names of results"),
+        (["a.png", "a.png"], "a.png is named twice"),
     ],
     ids=str,
 )

@@ -39,13 +39,14 @@ def test_every_step_runs_dry_and_is_not_repeated(
     assert (tmp_path / "out" / "light" / "last.safetensors").exists()
     capsys.readouterr()
     assert gpu_check.main(words) == 0
-    assert "in 0 s" not in capsys.readouterr().out.split("# GPU check")[0]  # nothing was run again
+    assert capsys.readouterr().out.split("# GPU check")[0] == ""  # nothing was run again
 
 
 def test_results_of_another_check_do_not_count(
     tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = gpu_check.Step("training", [sys.executable, "-c", ""], 60)
+    train = "import pathlib, sys; pathlib.Path(sys.argv[1], 'light').mkdir()"  # fails where there is a run
+    step = gpu_check.Step("training", [sys.executable, "-c", train, str(tmp_path)], 60)
     monkeypatch.setattr(gpu_check, "steps", lambda args: [])
     monkeypatch.setattr(gpu_check, "last_training", lambda args, seconds: step)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
@@ -57,9 +58,10 @@ def test_results_of_another_check_do_not_count(
     assert said("--data", "x") == "training: passed in 0 s\n"
     assert said("--data", "x") == ""
     again = said("--data", "y")
-    assert "outcomes.json is of another check" in again and "training: passed" in again
+    assert "earlier-1 keeps another check" in again and "training: passed" in again
     (tmp_path / "outcomes.json").write_text("[]")  # as older code wrote it
-    assert "outcomes.json is of another check" in said("--data", "y")
+    assert "earlier-2 keeps another check" in said("--data", "y")
+    assert (tmp_path / "earlier-1" / "light").is_dir() and (tmp_path / "earlier-2" / "training.log").exists()
 
 
 def test_what_fails_and_what_takes_too_long_is_said(tmp_path: Path) -> None:

@@ -4,9 +4,11 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
+from huggingface_hub.errors import HfHubHTTPError
 
 from models.team08_HATFreq import PRESETS, HATFreq, override
 
@@ -33,6 +35,15 @@ def test_a_network_comes_back_from_a_folder(tmp_path: Path) -> None:
 def test_the_model_zoo_is_not_such_a_folder(root: Path) -> None:
     with pytest.raises(ValueError, match=r"team08_HATFreq holds no config\.json: .* weights\.load_weights"):
         HATFreq.from_pretrained(root / "model_zoo" / "team08_HATFreq")
+
+
+def test_what_the_hub_does_not_give_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unavailable(*_: object, **__: object) -> None:
+        raise HfHubHTTPError("503 Service Unavailable", response=Mock())
+
+    monkeypatch.setattr("huggingface_hub.hub_mixin.hf_hub_download", unavailable)
+    with pytest.raises(ValueError, match=r"team/network is no folder, and the Hub gives no config\.json of it"):
+        HATFreq.from_pretrained("team/network")
 
 
 @pytest.mark.slow

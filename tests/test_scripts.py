@@ -61,3 +61,9 @@ def test_make_lr_names_what_it_cannot_make(root: Path, tmp_path: Path, capsys: p
     assert "a.png is empty" in said()
     (folder / "a.jpg").write_bytes(b"")
     assert "a.jpg, a.png would share names of results" in said()
+    (folder / "a.jpg").unlink()
+    write_png(folder / "a.png", np.zeros((8, 8, 3), np.uint8))
+    write_png(folder / "ax4.png", np.ones((8, 8, 3), np.uint8))
+    assert script(root, "make_lr").main([str(folder), str(folder)]) == 1
+    assert "ax4.png is an input, and a result would replace it" in capsys.readouterr().err
+    assert (read_rgb(folder / "ax4.png") == 1).all()

@@ -363,11 +363,17 @@ def test_bf16_is_close_to_fp32() -> None:
         ({"tile": 64, "overlap": 33}, "tile_overlap must be at most half the tile, 32 of 64, got 33"),
         ({"tile": 7}, "at least 32"),
         ({"tile": None, "overlap": -5}, "tile_overlap must be 0 or more"),
+        ({"tile": -5}, "tile must be 0 .* got -5"),
     ],
 )
 def test_unusable_settings_are_refused(options: dict, text: str) -> None:
     with pytest.raises(RestorationError, match=text):
         network_restorer(**options)
+
+
+@pytest.mark.parametrize(("tile", "overlap"), [(None, 32), (0, 32), (48, 24), (64, 32), (200, 32)])
+def test_tiles_share_32_pixels_or_half_of_one(tile: int | None, overlap: int) -> None:
+    assert network_restorer(tile=tile, overlap=None).overlap == overlap
 
 
 @pytest.mark.gpu

@@ -182,7 +182,7 @@ def test_a_second_start_is_refused_with_host_and_pid(server, command, tmp_path):
 def test_a_folder_that_cannot_be_written_is_told_before_the_audit(command, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "audited", lambda *_: pytest.fail("audited first"))
     (tmp_path / "file").write_text("")
-    with pytest.raises(SystemExit, match=r"--out .*file cannot be written .*: name another"):
+    with pytest.raises(SystemExit, match=r"--out: cannot make the folder .*file \(File exists\): a file has that name"):
         train.main(command("file"))
 
     def read_only(*_: object, **__: object) -> None:

@@ -109,8 +109,13 @@ def test_more_steps_than_planned_are_asked_for_on_purpose(command, tmp_path):
 
 def test_a_run_that_is_ended_where_it_stands_counts_as_finished(command, tmp_path):
     assert train.main(command("run", "--steps", "8", "--max_minutes", "1e-9", "--valid_every", "1")) == 0
+    record = tmp_path / "run" / "config.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"teacher": {"name": "DAT"}}))
     assert train.main(command("run", "--steps", "1")) == 0
     assert checkpoint(tmp_path / "run")["schedule"]["end"] == 1
+    after = json.loads(record.read_text())
+    assert after["training"]["steps"] == 1 and after["teacher"] == {"name": "DAT"}
+    assert json.loads(record.with_name("environment.json").read_text())[-1]["changes"]["steps"] == [8, 1]
     assert train.main(command("next", *PAUSE, "--init", str(tmp_path / "run"))) == 0
 
 

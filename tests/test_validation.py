@@ -12,7 +12,7 @@ from image_data.sources import DataError
 from models.team08_HATFreq.image_io import read_rgb, write_png
 from training.distributed import World
 from training.lifetime import FolderError
-from training.run_log import Log, draw_samples, write_list
+from training.run_log import Log, draw_samples, read_rows, write_list
 from training.validation import open_sets, read_sets, set_names, validate
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -75,7 +75,9 @@ def test_sets_are_known_by_what_they_hold(tmp_path):
 def test_a_target_without_an_inside_is_named_at_the_start(tmp_path):
     write_png(tmp_path / "a.png", noise(12, 12))
     write_png(tmp_path / "tiny.png", noise(11, 40))
-    with pytest.raises(DataError, match=r"tiny\.png has 40x8 pixels, .* take it out of the validation set"):
+    with pytest.raises(
+        DataError, match=r"tiny\.png, cut .* scale, has 40x8 pixels, .* take it out of the validation set"
+    ):
         read_sets(open_sets((str(tmp_path),), ()), ALONE)
 
 
@@ -140,6 +142,16 @@ def test_a_damaged_log_is_named(tmp_path, line):
         file.write(f"{line}\n")
     with pytest.raises(FolderError, match=r"log\.csv is damaged .*: mend it or move it away, and start again"):
         Log(tmp_path, 1000, [])
+
+
+@pytest.mark.parametrize("torn", ["500,0.1,0.001,30,9,1.5e+", "500,0.1,0.001,30,9,n", "5"])
+def test_a_line_that_a_kill_has_cut_is_left_out(tmp_path, torn):
+    Log(tmp_path, 0, []).add(row(250), {})
+    with (tmp_path / "log.csv").open("a") as file:
+        file.write(torn)
+    assert [one["step"] for one in read_rows(tmp_path / "log.csv")] == ["250"]
+    Log(tmp_path, 250, []).add(row(500), {})
+    assert [one["step"] for one in read_rows(tmp_path / "log.csv")] == ["250", "500"]
 
 
 def test_other_sets_get_columns_and_the_earlier_ones_keep_theirs(tmp_path):

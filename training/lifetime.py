@@ -170,6 +170,9 @@ def owned(folder: Path) -> Iterator[None]:
     new = not folder.exists()
     try:
         make_folder(folder)
+    except OSError as error:
+        raise FolderError(f"--out: {error.strerror}") from error
+    try:
         file = _locked(folder / LOCK)
     except OSError as error:
         raise FolderError(f"--out {folder} cannot be written ({error.strerror}): name another folder") from error

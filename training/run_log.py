@@ -188,9 +188,9 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     if not path.exists():
         return []
     try:
-        with path.open(newline="") as file:
-            reader = csv.DictReader(file)
-            rows = [row for row in reader if all(row.get(key) for key in reader.fieldnames or ())]
+        lines = path.read_text().splitlines(keepends=True)
+        reader = csv.DictReader(line for line in lines if line.endswith("\n"))
+        rows = [row for row in reader if all(row.get(key) for key in reader.fieldnames or ())]
         for row in rows:  # what is read of them later is checked here
             int(row["step"])
             for value in row.values():

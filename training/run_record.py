@@ -133,6 +133,13 @@ def write_run_record(
     _write_json(record, [*_starts(record), environment() | start])
 
 
+def recorded_teacher(folder: Path) -> dict[str, str] | None:
+    """The teacher that a run's `config.json` names."""
+    record = folder / "config.json"
+    found: dict[str, Any] = json.loads(record.read_text()) if record.exists() else {}
+    return found.get("teacher")
+
+
 def _starts(record: Path) -> list[Any]:
     """What earlier starts have noted; a damaged file, which the run can do without, is set aside."""
     try:

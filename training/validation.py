@@ -87,7 +87,8 @@ def read_sets(sets: list[ValidationSet], world: World) -> tuple[dict[bytes, str]
         h, w = pair.target.shape[:2]
         if min(h, w) <= 2 * BORDER:
             raise DataError(
-                f"{one.files.targets[index].name} has {w}x{h} pixels, and the metric leaves {BORDER} on each side out: "
+                f"{one.files.targets[index].name}, cut to multiples of the scale, has {w}x{h} pixels, and the metric "
+                f"leaves {BORDER} on each side out: "
                 "take it out of the validation set"
             )
         for orientation in range(8):

@@ -119,8 +119,8 @@ def main(argv: list[str] | None = None) -> int:
         if there := [target for target in files if os.path.exists(target) and not args.overwrite]:
             raise RestorationError(f"{there[0]} exists: choose another -o, or --overwrite")
         device = choose_device(args.device)
-        weights, overlap = args.weights or default_weights(), min(32, args.tile // 2) if args.tile else 32
-        restorer = load_restorer(weights, device, None, args.precision, args.tile, overlap, args.ensemble)
+        weights = args.weights or default_weights()
+        restorer = load_restorer(weights, device, None, args.precision, args.tile, ensemble=args.ensemble)
         for target, source in files.items():
             try:
                 print(restore_file(restorer, source, target, args.quality))

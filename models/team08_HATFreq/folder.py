@@ -334,10 +334,12 @@ def unique_names(paths: list[Path], suffix: str) -> dict[str, Path]:
     """Name of the result -> input file.
 
     Raises:
-        RestorationError: some would get one name.
+        RestorationError: some would get one name, or one is there twice.
     """
     counts = Counter(path.stem for path in paths)
     if doubled := [path.name for path in paths if counts[path.stem] > 1]:
+        if len({os.path.abspath(path) for path in paths}) < len(paths):
+            raise RestorationError(f"{doubled[0]} is named twice: name it once")
         more = f" and {len(doubled) - MAX_LISTED} more" if len(doubled) > MAX_LISTED else ""
         raise RestorationError(
             f"{', '.join(doubled[:MAX_LISTED])}{more} would share names of results: rename those of one stem"

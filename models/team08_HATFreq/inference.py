@@ -31,6 +31,7 @@ BYTES_PER_PIXEL: dict[str, dict[str, int]] = {
 }
 USABLE = 0.8  # of the free memory: the rest is for fragmentation and other programs
 SMALLEST_TILE = 32
+OVERLAP = 32  # of tiles, where none is asked for
 MOST_TILES = 8  # at once, on a GPU
 LARGEST_TILE = 512  # on the CPU: larger ones are no faster there, and the memory is everybody's
 IN_FLIGHT = 2  # images, with their results, in memory at one time: one is restored, others are read and written
@@ -44,7 +45,7 @@ class HATFreqRestorer:
         device: where it computes.
         precision: `fp32`, or `bf16` for its matrix products.
         tile: side of a tile in LR pixels, 0 for the whole image, None for what fits into memory.
-        overlap: LR pixels that neighbouring tiles share, at least; half of them where memory allows small tiles only.
+        overlap: LR pixels that neighbouring tiles share, at least; 32 if None, or half a tile where that is less.
         ensemble: 8 for the self-ensemble, 1 for a single pass.
         settings: for the record.
         progress: called after every tile (of the ensemble: after every pass over one).
@@ -59,7 +60,7 @@ class HATFreqRestorer:
         device: torch.device,
         precision: Precision = "fp32",
         tile: int | None = None,
-        overlap: int = 32,
+        overlap: int | None = None,
         ensemble: int = 8,
         settings: dict[str, Any] | None = None,
         progress: Progress | None = None,
@@ -68,10 +69,12 @@ class HATFreqRestorer:
             raise RestorationError(f"precision must be fp32 or bf16, got {precision!r}: fp16 overflows in HAT")
         if ensemble not in (1, 8):
             raise RestorationError(f"ensemble must be 1 or 8, got {ensemble}")
-        if overlap < 0:
-            raise RestorationError(f"tile_overlap must be 0 or more, got {overlap}")
         if tile is not None and (tile < 0 or 0 < tile < SMALLEST_TILE):
             raise RestorationError(f"tile must be 0 (the whole image) or at least {SMALLEST_TILE}, got {tile}")
+        if overlap is None:
+            overlap = min(OVERLAP, tile // 2) if tile else OVERLAP
+        if overlap < 0:
+            raise RestorationError(f"tile_overlap must be 0 or more, got {overlap}")
         if tile and overlap > tile // 2:
             raise RestorationError(f"tile_overlap must be at most half the tile, {tile // 2} of {tile}, got {overlap}")
         self.model, self.device, self.precision = model, device, precision
@@ -230,7 +233,7 @@ def main(
     preset: str | None = None,
     precision: Precision = "fp32",
     tile: int | None = None,
-    tile_overlap: int = 32,
+    tile_overlap: int | None = None,
     ensemble: int = 8,
     compiled: bool = False,
     overwrite: bool = False,
@@ -245,7 +248,7 @@ def main(
         preset: which weights of the folder, `light` by default; a file says its shape itself.
         precision: `fp32`, or `bf16` for the network's matrix products.
         tile: side of a tile in LR pixels, 0 for the whole image, None for the largest that fits.
-        tile_overlap: LR pixels that neighbouring tiles share.
+        tile_overlap: LR pixels that neighbouring tiles share, at most half of one; None for 32, or that half.
         ensemble: 8 for the self-ensemble (the submission's), 1 for a single pass.
         compiled: compile the network's blocks first (`compiling.compile_blocks`).
         overwrite: restore images again that have been restored already.
@@ -269,7 +272,7 @@ def load_restorer(
     preset: str | None = None,
     precision: Precision = "fp32",
     tile: int | None = None,
-    tile_overlap: int = 32,
+    tile_overlap: int | None = None,
     ensemble: int = 8,
     progress: Progress | None = None,
 ) -> HATFreqRestorer:
@@ -288,8 +291,9 @@ def load_restorer(
         print(message)
         if precision == "bf16" and slow_bf16(device):
             print("this processor has no bf16 units (AVX-512): --precision fp32 is several times as fast")
-    settings = settings_of(found, model, precision, tile, tile_overlap, ensemble)
-    return HATFreqRestorer(model.to(device).eval(), device, precision, tile, tile_overlap, ensemble, settings, progress)
+    restorer = HATFreqRestorer(model.to(device).eval(), device, precision, tile, tile_overlap, ensemble, None, progress)
+    restorer.settings |= settings_of(found, model, precision, tile, restorer.overlap, ensemble)
+    return restorer
 
 
 def settings_of(

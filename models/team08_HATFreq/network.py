@@ -15,6 +15,7 @@ Changed against the reference code:
 Shapes: b batch, h w height and width of the low-resolution image, c channels.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
@@ -200,8 +201,11 @@ class HATFreq(
     @classmethod
     def _from_pretrained(cls, *, model_id: str, **options: Any) -> "HATFreq":
         if "config" not in options:
-            remedy = "name a folder that save_pretrained has written, or read a weights file with weights.load_weights"
-            raise ValueError(f"{model_id} holds no config.json: {remedy}")
+            if os.path.isdir(model_id):
+                why = "holds no config.json: name a folder that save_pretrained has written"
+            else:
+                why = "is no folder, and the Hub gives no config.json of it: check its name, access and connection"
+            raise ValueError(f"{model_id} {why}, or read a weights file with weights.load_weights")
         return super()._from_pretrained(model_id=model_id, **options)
 
     def set_grad_checkpointing(self, enabled: bool = True) -> None:

@@ -78,7 +78,7 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        remedy = "a file has that name: choose another" if folder.is_file() else "choose another one"
+        remedy = "a file has that name: choose another" if os.path.isfile(folder) else "choose another one"
         raise OSError(error.errno, f"cannot make the folder {folder} ({error.strerror}): {remedy}") from error
     for leftover in folder.glob(f"{TEMPORARY}*"):
         host, _, process = leftover.name.partition(TEMPORARY)[2].partition("-")[2].partition("-")
