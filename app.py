@@ -115,7 +115,10 @@ def open_picture(path: str | None, max_pixels: int) -> tuple[Picture, str]:
     try:
         height, width = size_of(path)
         if height * width > max_pixels:
-            raise gr.Error(f"{name} has {width}x{height} pixels; this page takes up to {max_pixels / 1e6:g} million.")
+            raise gr.Error(
+                f"{name} has {width}x{height} pixels; this page takes up to {max_pixels / 1e6:g} million. "
+                "Start it with a larger --max_pixels, or use the command hatfreq."
+            )
         return read_picture(path), Path(path).stem
     except ImageError as error:
         raise gr.Error(str(error).replace(str(path), name)) from error  # without the server's folders
@@ -163,7 +166,10 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--weights", type=Path, help="other weights: a file of ours or of an official HAT (x4)")
     add("--max_pixels", type=int, default=2_000_000, help="of an upload (default: %(default)s)")
     add("--max_file_size", default="30mb", help="of an upload (default: %(default)s)")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if not 0 < args.port < 2**16 or args.max_pixels < 1:
+        parser.error("--port takes 1 to 65535, and --max_pixels 1 or more")
+    return args
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -173,15 +179,21 @@ def main(argv: list[str] | None = None) -> None:
         restorer = load_restorer(args.weights or default_weights(), choose_device(args.device), ensemble=1)
     except (ValueError, RuntimeError, OSError) as error:
         sys.exit(f"app.py: error: {error}")
-    make_page(restorer, FOLDER, args.max_pixels).launch(
-        server_name=args.host,
-        server_port=args.port,
-        share=args.share,
-        max_file_size=args.max_file_size,
-        allowed_paths=[str(FOLDER)],
-        footer_links=[],
-        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),  # none from the web
-    )
+    page = make_page(restorer, FOLDER, args.max_pixels)
+    try:
+        page.launch(
+            server_name=args.host,
+            server_port=args.port,
+            share=args.share,
+            max_file_size=args.max_file_size,
+            allowed_paths=[str(FOLDER)],
+            footer_links=[],
+            theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),  # none from the web
+        )
+    except OSError:  # whose text names an option that is not ours
+        sys.exit(f"app.py: error: cannot listen on port {args.port} of {args.host}, or it is taken: try another --port")
+    except ValueError as error:
+        sys.exit(f"app.py: error: --host {args.host}, --max_file_size {args.max_file_size}: {error}")
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="compile its blocks first: minutes; slower on a CPU",
     )
-    add("--overwrite", action="store_true", help="restore again what is finished")
+    add("--overwrite", action="store_true", help="begin anew: what the results folder's record names is removed")
     args = parser.parse_args(argv)
     if not (args.valid_dir or args.test_dir):
         parser.error("name a folder of low-resolution images with --test_dir or --valid_dir")
@@ -166,7 +166,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"test.py: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("test.py: stopped; the same command resumes where it was", file=sys.stderr)
+        without = ", without --overwrite," if args.overwrite else ""
+        print(f"test.py: stopped; the same command{without} resumes where it was", file=sys.stderr)
         return 130
     return int(failed)
 

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -323,6 +324,10 @@ class Unreadable:
 
 def train(config: TrainConfig, world: World, started: float) -> int:
     """Set up, resume, train to the end of the schedule or to a stop; returns the exit status."""
+    if config.tensorboard and find_spec("tensorboard") is None:
+        raise ConfigError(
+            "tensorboard is not installed: pip install -c requirements.txt tensorboard, or --no-tensorboard"
+        )
     if config.threads:
         torch.set_num_threads(config.threads)
     # fp32 means fp32: convolutions have TF32 by default, and some containers set it for products too.

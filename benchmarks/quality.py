@@ -5,7 +5,7 @@
 Methods: bicubic; SPAN, Real-ESRGAN and DAT-light (`pip install --no-deps -r benchmarks/peers.txt`); CRAFT (its
 checkpoint); and HATFreq-light of the model zoo, single pass and x8. What is missing is named below the tables. Sets:
 the folders of --bench that hold `HR` and `LRbicx4`. Whole images, fp32, one thread. PSNR and SSIM are the organisers';
-LPIPS (AlexNet) and NIQE come from pyiqa, as in eval.py (`pip install .[iqa]`).
+LPIPS (AlexNet) and NIQE come from pyiqa, as in eval.py (`pip install -e .[iqa]`).
 
 The results file is also the memory: rows whose weights and sets have not changed are kept. Seconds are measured for
 all methods together, by turns, when a row lacks them or with --retime; --no-time leaves them as they are.

@@ -6,10 +6,10 @@
 A benchmark renders its own result when it writes it; the command is for a change of the layout.
 """
 
+import argparse
 import io
 import json
 import statistics
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -174,8 +174,9 @@ def save(figure: Figure, stem: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Render the files that are named, or all."""
-    words = sys.argv[1:] if argv is None else argv
-    for path in [Path(word) for word in words] or sorted(RESULTS.glob("*.json")):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="*", type=Path, metavar="FILE.json", help="default: all of benchmarks/results")
+    for path in parser.parse_args(argv).files or sorted(RESULTS.glob("*.json")):
         render(path)
 
 

@@ -1,7 +1,8 @@
 """The organisers' perceptual metrics, computed by pyiqa, and their total score.
 
-pyiqa is optional (`pip install .[iqa]`; its licence is non-commercial), and so are its weights, which it downloads at
-first use. What is unavailable is named with the reason, and the total score is then not available, never a partial sum.
+pyiqa is optional (`pip install -e '.[iqa]'`; its licence is non-commercial), and so are its weights, which it downloads
+at first use. What is unavailable is named with the reason, and the total score is then not available, never a partial
+sum.
 """
 
 import importlib.util
@@ -80,7 +81,7 @@ def make_metrics(
         The metrics by key, and for each that cannot be had the reason in one line.
     """
     if factory is None and importlib.util.find_spec("pyiqa") is None:
-        return {}, dict.fromkeys(names, "pyiqa is not installed (pip install .[iqa])")
+        return {}, dict.fromkeys(names, "pyiqa is not installed (pip install -e '.[iqa]')")
     metrics: dict[str, Metric] = {}
     missing: dict[str, str] = {}
     for name in names:

@@ -168,7 +168,7 @@ def located(word: str) -> Path:
     try:
         from upath import UPath
     except ImportError as error:
-        raise DataError(f"{word} is an address: pip install '.[cluster]' to read it, and s3fs for s3://") from error
+        raise DataError(f"{word} is an address: pip install -e '.[cluster]' to read it, and s3fs for s3://") from error
     return cast(Path, UPath(word))
 
 

@@ -1,6 +1,6 @@
 """Write a HATFreq as an ONNX file for images of any size, after checking it in onnxruntime.
 
-    pip install .[onnx]
+    pip install -e '.[onnx]'
     python -m scripts.export_onnx --out hatfreq_light_x4.onnx
 
 Input `lq`: float32 `b 3 h w` in [0, 1], any b, h and w. Output `sr`: `b 3 h*scale w*scale`, not clamped. One pass, no
@@ -158,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="ONNX file to write")
     args = parser.parse_args(argv)
     if missing := [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]:
-        raise SystemExit(f"export_onnx.py: {', '.join(missing)} not installed: pip install .[onnx]")
+        raise SystemExit(f"export_onnx.py: {', '.join(missing)} not installed: pip install -e '.[onnx]'")
     try:
         print(export(args.weights, args.out))
     except (WeightsError, ExportError, ValueError, OSError) as error:

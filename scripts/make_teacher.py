@@ -44,12 +44,20 @@ class Teacher:
 
         Raises:
             RestorationError: spandrel does not open the file, or it is not an x4 network of colour images.
+            OSError: there is no such file.
         """
-        from spandrel import ImageModelDescriptor, ModelLoader
+        try:
+            from spandrel import ImageModelDescriptor, ModelLoader
+        except ImportError as error:
+            raise RestorationError(
+                "teachers are opened by spandrel: pip install -c requirements.txt spandrel"
+            ) from error
 
         from integrations.spandrel_hatfreq import install
 
         install()
+        if not file.is_file():
+            raise FileNotFoundError(f"--teacher {file} is not a file")
         try:
             found = ModelLoader(device=device).load_from_file(file)
         except Exception as error:  # its many loaders raise whatever they stumble over

@@ -19,7 +19,7 @@ import test as organisers_script
 from models.team08_HATFreq.image_io import read_rgb, write_png
 from utils.resize import imresize
 
-pytest.importorskip("gradio", reason="gradio is not installed (pip install .[demo])")
+pytest.importorskip("gradio", reason="gradio is not installed (pip install -e .[demo])")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync")  # fmt: skip
@@ -79,13 +79,18 @@ def app(root: Path, folder: Path, *words: str) -> subprocess.Popen[str]:
     [
         (["--weights", "nothere"], "app.py: error: nothere does not exist"),
         (["--device", "cuda:99"], "app.py: error: device cuda:99: PyTorch finds"),
+        (["--port", "99999"], "app.py: error: --port takes 1 to 65535"),
+        (["--port", "{taken}"], " of 127.0.0.1, or it is taken: try another --port"),
+        (["--max_file_size", "7 stone"], "app.py: error: --host 127.0.0.1, --max_file_size 7 stone: Invalid file size"),
     ],
     ids=str,
 )
 def test_errors_are_one_line(root: Path, tmp_path: Path, words: list[str], text: str) -> None:
-    with app(root, tmp_path, *words) as process:
-        said = process.communicate(timeout=START_SECONDS)[1]
-    assert process.returncode == 1 and text in said and "Traceback" not in said
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        with app(root, tmp_path, *(port if word == "{taken}" else word for word in words)) as process:
+            said = process.communicate(timeout=START_SECONDS)[1]
+    assert process.returncode in (1, 2) and text in said and "Traceback" not in said
     assert not list(tmp_path.iterdir())
 
 
@@ -104,7 +109,7 @@ def test_a_closed_terminal_leaves_nothing(root: Path, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install .[dev])")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install -e .[dev])")
     if CHROMIUM is None:
         pytest.skip("no Chromium (Debian: apt install chromium)")
     with sync_api.sync_playwright() as playwright:

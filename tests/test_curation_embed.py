@@ -304,7 +304,7 @@ def is_ray_task(path: Path) -> bool:
 
 @pytest.mark.slow
 def test_ray_gives_the_same_bytes_though_a_worker_is_killed(pictures, clip, whole, tmp_path, root):
-    pytest.importorskip("ray", reason="ray is not installed (pip install .[cluster])")
+    pytest.importorskip("ray", reason="ray is not installed (pip install -e .[cluster])")
     os.mkfifo(tmp_path / "gate.png")  # a task waits at it
     pool = tmp_path / "pool"
     pool.mkdir()
@@ -327,7 +327,9 @@ def test_ray_gives_the_same_bytes_though_a_worker_is_killed(pictures, clip, whol
 
 
 def test_what_ray_runs_elsewhere_has_absolute_paths(tmp_path, monkeypatch):
-    cluster = pytest.importorskip("data_curation.embed.cluster", reason="ray is not installed (pip install .[cluster])")
+    cluster = pytest.importorskip(
+        "data_curation.embed.cluster", reason="ray is not installed (pip install -e .[cluster])"
+    )
     monkeypatch.chdir(tmp_path)
     (tmp_path / "w.pt").touch()
     args = embed_run.arguments(["i", "--out", "o", "--model", "local-dir:m", "--pretrained", "w.pt"])
@@ -340,7 +342,7 @@ def test_what_ray_runs_elsewhere_has_absolute_paths(tmp_path, monkeypatch):
 
 
 def test_a_ray_cluster_that_is_not_there_is_named(pictures, clip, tmp_path):
-    pytest.importorskip("ray", reason="ray is not installed (pip install .[cluster])")
+    pytest.importorskip("ray", reason="ray is not installed (pip install -e .[cluster])")
     with pytest.raises(SystemExit, match=r"no Ray cluster at 127\.0\.0\.1:1 "):
         embed.main(words(pictures, clip, tmp_path / "out", "--ray", "127.0.0.1:1"))
 

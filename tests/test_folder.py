@@ -190,6 +190,18 @@ def test_a_results_folder_is_not_restored_into_itself(tmp_path: Path, lq: Path) 
     assert len(images_of(tmp_path / "out")) == COUNT  # its record, too
 
 
+def test_what_is_begun_anew_is_not_mixed_with_what_was_there(tmp_path: Path, lq: Path) -> None:
+    restore_inputs(Enlarging(), lq, tmp_path / "out")
+    assert len(names_in(tmp_path / "out")) == COUNT + 1
+    (tmp_path / "out" / "mine.png").write_bytes(b"mine")
+    with (tmp_path / "out" / RECORD).open("a") as file:
+        file.write('{"name": "../LR/1.png"}\n{"name": 3}\n')
+    (lq / "3.png").write_bytes(b"damaged")
+    with pytest.raises(RestorationError, match=r"3\.png"):
+        restore_inputs(Enlarging(), [lq / "1.png", lq / "3.png"], tmp_path / "out", overwrite=True)
+    assert names_in(tmp_path / "out") == ["1.png", "mine.png", RECORD] and (lq / "1.png").exists()
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The record
 # ---------------------------------------------------------------------------------------------------------------------

@@ -1,12 +1,13 @@
 """A teacher's restorations: right sizes and pixels, resumed, of one teacher only."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("spandrel", reason="spandrel is not installed (pip install .[dev])")
+pytest.importorskip("spandrel", reason="spandrel is not installed (pip install -e .[dev])")
 
 from models.team08_HATFreq import PRESETS, HATFreq, override
 from models.team08_HATFreq.folder import RECORD, read_lines
@@ -56,7 +57,11 @@ def test_restorations_are_the_teachers_of_the_low_resolution(
 
 
 def test_teachers_are_not_mixed_and_must_be_x4(
-    tmp_path: Path, teacher: tuple[HATFreq, Path], photos_of_odd_sizes: Path, capsys: pytest.CaptureFixture
+    tmp_path: Path,
+    teacher: tuple[HATFreq, Path],
+    photos_of_odd_sizes: Path,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model, file = teacher
     assert make_teacher.main(words(file, photos_of_odd_sizes, tmp_path / "out")) == 0
@@ -70,3 +75,8 @@ def test_teachers_are_not_mixed_and_must_be_x4(
     (tmp_path / "text.pth").write_text("no network")
     assert make_teacher.main(words(tmp_path / "text.pth", photos_of_odd_sizes, tmp_path / "three")) == 1
     assert "not a network that spandrel opens" in capsys.readouterr().err
+    assert make_teacher.main(words(tmp_path / "none.pth", photos_of_odd_sizes, tmp_path / "four")) == 1
+    assert "none.pth is not a file" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "spandrel", None)
+    assert make_teacher.main(words(file, photos_of_odd_sizes, tmp_path / "five")) == 1
+    assert "make_teacher: error: teachers are opened by spandrel: pip install" in capsys.readouterr().err

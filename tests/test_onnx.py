@@ -26,7 +26,7 @@ def network(preset: str = "light", **changes: object) -> HATFreq:
 def need(*names: str) -> None:
     """Skip where a package is not installed."""
     for name in names:
-        pytest.importorskip(name, reason=f"{name} is not installed (pip install .[onnx])")
+        pytest.importorskip(name, reason=f"{name} is not installed (pip install -e .[onnx])")
 
 
 def check_interface(content: bytes, root: Path) -> None:
@@ -71,7 +71,7 @@ def test_a_file_runs_in_onnxruntime_on_any_size(tmp_path: Path, root: Path) -> N
 
 def test_missing_packages_and_bad_weights_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(export_onnx.importlib.util, "find_spec", lambda name: None if name == "onnxscript" else 1)
-    with pytest.raises(SystemExit, match=r"onnxscript not installed: pip install \.\[onnx\]"):
+    with pytest.raises(SystemExit, match=r"onnxscript not installed: pip install -e '\.\[onnx\]'"):
         export_onnx.main(["--out", str(tmp_path / "w.onnx")])
     monkeypatch.setattr(export_onnx.importlib.util, "find_spec", lambda name: 1)
     with pytest.raises(SystemExit, match=r"absent\.safetensors does not exist"):
@@ -111,7 +111,7 @@ def test_a_result_that_is_not_finite_is_a_difference(monkeypatch: pytest.MonkeyP
 
 
 def test_tiles_with_numpy_alone_cover_the_picture_once() -> None:
-    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (pip install .[onnx])")
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (pip install -e .[onnx])")
     from integrations import onnx_tiles
 
     class Nearest:

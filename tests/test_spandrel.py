@@ -8,7 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 
-spandrel = pytest.importorskip("spandrel", reason="spandrel is not installed (pip install .[dev])")
+spandrel = pytest.importorskip("spandrel", reason="spandrel is not installed (pip install -e .[dev])")
 
 from integrations import spandrel_hatfreq  # noqa: E402
 from integrations.spandrel_hatfreq import install, is_hatfreq  # noqa: E402

@@ -61,6 +61,13 @@ def test_official_low_resolution_images_are_what_is_trained_on(command, photos, 
 
 
 @pytest.mark.slow
+def test_a_missing_tensorboard_is_told_at_once(command, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match=r"tensorboard is not installed: .* or --no-tensorboard"):
+        train.main(command("run", "--tensorboard"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_several_sets_samples_curves_and_tensorboard(command, photos, tmp_path, curves):
     (tmp_path / "second" / "HR").mkdir(parents=True)
     write_png(tmp_path / "second" / "HR" / "a.png", read_rgb(photos / "valid" / "cat.png")[:96, :80])

@@ -158,7 +158,7 @@ def embed_by_ray(
     try:
         from data_curation.embed.cluster import embed_by_tasks
     except ModuleNotFoundError as error:
-        raise RuntimeError("--ray needs Ray: pip install '.[cluster]'") from error
+        raise RuntimeError("--ray needs Ray: pip install -e '.[cluster]'") from error
     return embed_by_tasks(args, settings, shards, todo)
 
 

@@ -58,7 +58,7 @@ def plan(inputs: list[Path], output: Path | None) -> dict[Path, Path]:
         found = list_images(entry) if entry.is_dir() else [entry]
         if not found:
             raise RestorationError(f"{entry} holds no images (PNG, JPEG, BMP, TIFF or WebP)")
-        if output is None and entry.is_dir():  # the results of a run before stand there, too
+        if entry.is_dir():  # the results of a run before may stand there, too
             made = {f"{path.stem}_x4.png" for path in found}
             found = [path for path in found if path.name not in made]
         files += found
@@ -117,7 +117,10 @@ def main(argv: list[str] | None = None) -> int:
         files = plan(args.inputs, args.output)
         # os.path's answers no for a name that is too long: that picture is named when its turn comes.
         if there := [target for target in files if os.path.exists(target) and not args.overwrite]:
-            raise RestorationError(f"{there[0]} exists: choose another -o, or --overwrite")
+            if not any(entry.is_dir() for entry in args.inputs):
+                raise RestorationError(f"{there[0]} exists: choose another -o, or --overwrite")
+            files = {target: source for target, source in files.items() if target not in there}
+            print(f"{len(there)} of {len(there) + len(files)} results exist and stay; --overwrite makes them again")
         device = choose_device(args.device)
         weights = args.weights or default_weights()
         restorer = load_restorer(weights, device, None, args.precision, args.tile, ensemble=args.ensemble)

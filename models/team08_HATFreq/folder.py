@@ -135,6 +135,15 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         raise RestorationError(f"{path} is not a record of restored images ({error}): {_REMEDY}") from error
 
 
+def recorded_names(folder: Path) -> set[str]:
+    """The results that the records of a folder name; those of a damaged record are not known."""
+    names: set[str] = set()
+    for path in folder.glob("record*.jsonl"):
+        with suppress(RestorationError):
+            names |= {str(line["name"]) for line in read_lines(path) if "name" in line}
+    return {name for name in names if name == Path(name).name}  # in this folder
+
+
 def open_record(folder: Path, settings: dict[str, Any], names: list[str], overwrite: bool) -> Record:
     """The record of a results folder, new or to be continued.
 
@@ -288,7 +297,7 @@ def restore_files(
         restorer: the method; its settings decide whether results that stand in `target` are of the same kind.
         files: name of each result (its suffix is its format) -> input.
         target: folder for the results and the record; made if missing.
-        overwrite: restore everything again.
+        overwrite: begin anew: what the folder's record names is removed.
         device: where the restorer computes, for the record.
         quality: of JPEG and WebP results.
 
@@ -376,8 +385,13 @@ def passed_over(folder: Path) -> str:
 
 def _begin(target: Path, settings: dict[str, Any], files: dict[str, Path], overwrite: bool) -> Record:
     """Make the folder ready; the record says what stands there."""
-    refuse_inputs([target / name for name in files], files.values())
+    results = [target / name for name in {*files, *(recorded_names(target) if overwrite else ())}]
+    refuse_inputs(results, files.values())
     make_folder(target)
+    if overwrite:  # what an earlier run left would stand among the new ones, should this one be stopped
+        for path in results:
+            if path.is_file():
+                path.unlink()
     return open_record(target, settings, list(files), overwrite)
 
 

@@ -251,7 +251,7 @@ def main(
         tile_overlap: LR pixels that neighbouring tiles share, at most half of one; None for 32, or that half.
         ensemble: 8 for the self-ensemble (the submission's), 1 for a single pass.
         compiled: compile the network's blocks first (`compiling.compile_blocks`).
-        overwrite: restore images again that have been restored already.
+        overwrite: begin anew: the results that the folder's record names are removed.
 
     Raises:
         RestorationError: after the other images were restored, naming those that could not be; or before, naming why
