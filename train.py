@@ -355,9 +355,9 @@ def train(config: TrainConfig, world: World, started: float) -> int:
 
 def note_end(run: Run) -> None:
     """Write that a run has come to another end, of which its checkpoint and record do not tell yet."""
-    save(run)
     if run.world.is_main:
         teacher = recorded_teacher(run.folder)
+        save(run)
         write_run_record(run.config, run.model.config, {"step": run.step, "changes": run.changes}, teacher)
 
 

@@ -57,7 +57,7 @@ class Teacher:
 
         install()
         if not file.is_file():
-            raise FileNotFoundError(f"--teacher {file} is not a file")
+            raise FileNotFoundError(f"--teacher {file} is not a file: name the weights of an x4 network")
         try:
             found = ModelLoader(device=device).load_from_file(file)
         except Exception as error:  # its many loaders raise whatever they stumble over

@@ -1,5 +1,6 @@
 """Training sets made ready: every pixel covered, pairs kept, the same bytes after a stop, faults named."""
 
+import errno
 import io
 import os
 import signal
@@ -16,7 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from image_data.sources import expand
+from image_data import parquet
+from image_data.sources import DataError, expand
 from image_data.sub_images import positions
 from models.team08_HATFreq.image_io import read_picture, read_rgb, write_png
 from models.team08_HATFreq.system import HOST, TEMPORARY
@@ -139,6 +141,16 @@ def test_parquet_with_repeated_keys_and_what_is_no_shard(tmp_path: Path) -> None
             (out / "x.tar").write_bytes(content)
 
 
+def test_a_connection_that_fails_is_no_damaged_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(word: str) -> None:
+        raise TimeoutError(errno.ETIMEDOUT, "Connection timed out")
+
+    monkeypatch.setattr(parquet, "_open", unreachable)
+    with pytest.raises(DataError, match=r"s3://b/x\.parquet cannot be read .*timed out\): check access and connection"):
+        parquet._unpack(parquet.Table("s3://b/x.parquet", 0), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_parquet_without_images_is_refused_and_nothing_stays(tmp_path: Path) -> None:
     pq.write_table(pa.table({"url": ["http://x"]}), tmp_path / "a.parquet")
     done = prepare("parquet", tmp_path / "a.parquet", "--out", tmp_path / "out")
@@ -148,7 +160,7 @@ def test_parquet_without_images_is_refused_and_nothing_stays(tmp_path: Path) -> 
     assert done.returncode == 1 and "holds no JPEG, PNG, WebP, BMP or TIFF in any of its 2 rows" in done.stderr
     (tmp_path / "a.parquet").write_bytes(b"PAR1 cut")
     done = prepare("parquet", tmp_path / "a.parquet", "--out", tmp_path / "out")
-    assert done.returncode == 1 and "a.parquet cannot be read" in done.stderr
+    assert done.returncode == 1 and "a.parquet cannot be read" in done.stderr and ": download it again" in done.stderr
     assert not list((tmp_path / "out").iterdir())
     done = prepare("parquet", tmp_path / "out", "--out", tmp_path / "out")
     assert done.returncode == 1 and "holds no Parquet files" in done.stderr

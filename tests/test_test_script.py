@@ -215,6 +215,9 @@ def test_ctrl_c_leaves_one_line(lq: Path, capsys: pytest.CaptureFixture, monkeyp
     monkeypatch.setattr(organisers_script, "select_model", stop)
     assert organisers_script.main(["--test_dir", str(lq)]) == 130
     assert capsys.readouterr().err.splitlines() == ["test.py: stopped; the same command resumes where it was"]
+    assert organisers_script.main(["--test_dir", str(lq), "--overwrite"]) == 130
+    said = "test.py: stopped; the same command, without --overwrite, resumes where it was"
+    assert capsys.readouterr().err.splitlines() == [said]
 
 
 @pytest.mark.parametrize(("capability", "said"), [("AVX2", True), ("AVX512", False)])

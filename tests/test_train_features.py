@@ -60,7 +60,6 @@ def test_official_low_resolution_images_are_what_is_trained_on(command, photos, 
     assert other > 10 * made
 
 
-@pytest.mark.slow
 def test_a_missing_tensorboard_is_told_at_once(command, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "find_spec", lambda name: None)
     with pytest.raises(SystemExit, match=r"tensorboard is not installed: .* or --no-tensorboard"):
@@ -68,6 +67,7 @@ def test_a_missing_tensorboard_is_told_at_once(command, tmp_path, monkeypatch):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_several_sets_samples_curves_and_tensorboard(command, photos, tmp_path, curves):
     (tmp_path / "second" / "HR").mkdir(parents=True)
     write_png(tmp_path / "second" / "HR" / "a.png", read_rgb(photos / "valid" / "cat.png")[:96, :80])

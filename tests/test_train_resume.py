@@ -110,7 +110,12 @@ def test_more_steps_than_planned_are_asked_for_on_purpose(command, tmp_path):
 def test_a_run_that_is_ended_where_it_stands_counts_as_finished(command, tmp_path):
     assert train.main(command("run", "--steps", "8", "--max_minutes", "1e-9", "--valid_every", "1")) == 0
     record = tmp_path / "run" / "config.json"
-    record.write_text(json.dumps(json.loads(record.read_text()) | {"teacher": {"name": "DAT"}}))
+    content = json.dumps(json.loads(record.read_text()) | {"teacher": {"name": "DAT"}})
+    record.write_text(content[:-9])
+    with pytest.raises(SystemExit, match=r"config\.json is damaged .*: move it away, and start again"):
+        train.main(command("run", "--steps", "1"))
+    assert checkpoint(tmp_path / "run")["schedule"]["end"] == 8
+    record.write_text(content)
     assert train.main(command("run", "--steps", "1")) == 0
     assert checkpoint(tmp_path / "run")["schedule"]["end"] == 1
     after = json.loads(record.read_text())

@@ -134,10 +134,17 @@ def write_run_record(
 
 
 def recorded_teacher(folder: Path) -> dict[str, str] | None:
-    """The teacher that a run's `config.json` names."""
+    """The teacher that a run's `config.json` names; None for none.
+
+    Raises:
+        ConfigError: it is damaged.
+    """
     record = folder / "config.json"
-    found: dict[str, Any] = json.loads(record.read_text()) if record.exists() else {}
-    return found.get("teacher")
+    try:
+        found: dict[str, dict[str, str]] = json.loads(record.read_text()) if record.exists() else {}
+        return found.get("teacher")
+    except (ValueError, AttributeError) as error:
+        raise ConfigError(f"{record} is damaged ({error}): move it away, and start again") from error
 
 
 def _starts(record: Path) -> list[Any]:
