@@ -1,7 +1,7 @@
 """Score a folder of restored images, with the organisers' flags.
 
-    python eval.py --output_folder results/08_HATFreq/test --target_folder DIV2K_test_HR --metrics_save_path
-    ./IQA_results
+    python eval.py --output_folder results/08_HATFreq/test --target_folder DIV2K_test_HR \\
+        --metrics_save_path ./IQA_results
 
 Writes `<parent>--<folder>.csv` (a row an image), `.txt` (averages and the total score) and two pictures: the worst,
 median and best image beside bicubic and target, and the radial power spectra. Without --target_folder, only the metrics
@@ -9,7 +9,6 @@ that need no target are computed.
 """
 
 import argparse
-import io
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -25,6 +24,8 @@ from evaluation.perceptual import PERCEPTUAL, MetricError, make_metrics, measure
 from evaluation.pictures import draw_comparison, draw_spectrum
 from evaluation.tables import Rows, averages, result_stem, score_line, write_tables
 from models.team08_HATFreq.image_io import ImageError
+from models.team08_HATFreq.system import HATFreqError
+from utils.files import command
 from utils.metrics import psnr_y, ssim_y
 
 FIDELITY = {"psnr": psnr_y, "ssim": ssim_y}
@@ -201,21 +202,9 @@ def write_pictures(stem: Path, pairs: list[Pair], rows: Rows) -> list[Path]:
     return [*written, spectrum]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Score the folder named; 0, or 1 with the reason on stderr."""
-    args = parse_arguments(argv)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # names may hold what a terminal cannot show
-    try:
-        evaluate(args)
-    except (ValueError, RuntimeError, OSError) as error:
-        print(f"eval.py: error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("eval.py: stopped; nothing was written", file=sys.stderr)
-        return 130
-    return 0
+@command("eval.py", HATFreqError)
+def main(argv: Sequence[str] | None = None) -> None:
+    evaluate(parse_arguments(argv))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 import ctypes
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -12,7 +11,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from hashlib import sha256
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
@@ -24,13 +22,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from benchmarks.render import render
-from data_curation.workers import start_worker
-from evaluation.score import restore_uint8
-from image_data.pairs import Pair, load_pairs
-from models.team08_HATFreq import HATConfig, HATFreq
-from models.team08_HATFreq.system import resident_memory, write_bytes
-from models.team08_HATFreq.tiling import self_ensemble
-from models.team08_HATFreq.weights import build, load
+from image_data.workers import start_worker
+from models.team08_HATFreq import HATConfig
+from models.team08_HATFreq.system import resident_memory
+from utils.environment import cpu_name, git_commit, shown_command
+from utils.files import file_sha256, write_bytes
 
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = ROOT / "model_zoo" / "team08_HATFreq" / "hatfreq_light_x4.safetensors"
@@ -47,42 +43,9 @@ K = TypeVar("K")
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def find_sets(bench: Path, names: Sequence[str] = ()) -> dict[str, list[Pair]]:
-    """The evaluation sets of a folder, the smallest first: its sub-folders that hold `HR` and `LRbicx4`.
-
-    Args:
-        names: some of them; all by default.
-
-    Raises:
-        SystemExit: there is none, or not the one asked for.
-    """
-    folders = {path.parent.name: path.parent for path in bench.glob("*/HR") if (path.parent / "LRbicx4").is_dir()}
-    if not folders:
-        raise SystemExit(f"{bench} holds no evaluation set: a folder with HR and LRbicx4 is one (docs/data.md)")
-    if unknown := set(names) - set(folders):
-        raise SystemExit(f"{bench} has no set {min(unknown)}: it has {', '.join(sorted(folders))}")
-    sets = {name: load_pairs(folders[name] / "HR", folders[name] / "LRbicx4") for name in names or folders}
-    return dict(sorted(sets.items(), key=lambda item: (len(item[1]), item[0])))
-
-
 def named(sets: Mapping[str, Sequence[Any]]) -> str:
     """`Set5 (5), Set14 (14)`."""
     return ", ".join(f"{name} ({len(pairs)})" for name, pairs in sets.items())
-
-
-def open_network(weights: Path) -> HATFreq:
-    """The network of a weights file, ready to restore on the CPU.
-
-    Raises:
-        WeightsError: the file cannot be used.
-    """
-    return build(load(weights))[0].eval()
-
-
-def restorer(model: HATFreq, ensemble: int = 1) -> Callable[[Image], Image]:
-    """uint8 `h w 3` -> uint8 `4h 4w 3`: whole images, fp32, on the CPU; `ensemble` is 1 (single pass) or 8."""
-    forward = model if ensemble == 1 else lambda lq: self_ensemble(model, lq)
-    return lambda lq: restore_uint8(forward, lq, CPU)
 
 
 def reference_hat(config: HATConfig) -> nn.Module:
@@ -182,21 +145,6 @@ def added_memory(device: torch.device, work: Callable[[], object]) -> int:
     return (resident_memory("VmHWM") or 0) - before
 
 
-def file_sha256(path: Path) -> str:
-    """The hash of a file's bytes, in hex."""
-    return sha256(path.read_bytes()).hexdigest()
-
-
-def cpu_name() -> str:
-    """The processor's name as Linux tells it, else the architecture."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Results
 # ---------------------------------------------------------------------------------------------------------------------
@@ -221,9 +169,9 @@ def setting(
     device = torch.device(facts.pop("device", "cpu"))
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else "no GPU"
     found: dict[str, Any] = {
-        "command": command(sys.argv[1:] if argv is None else argv),
+        "command": shown_command(argv),
         "measured": time.strftime("%Y-%m-%d"),
-        "commit": commit(),
+        "commit": git_commit(),
         **facts,
         "machine": f"{cpu_name()}, {threads} of {os.cpu_count()} threads, {gpu}",
         "versions": {name: version(name) for name in ("torch", *packages)},
@@ -231,20 +179,6 @@ def setting(
     if weights is not None:
         found["weights"] = {"file": weights.name, "sha256": file_sha256(weights), "teachers": teachers(weights)}
     return found
-
-
-def command(words: Sequence[str]) -> str:
-    """The command without the folders of this machine: an absolute path is shown by its last two parts."""
-    module = sys.modules["__main__"].__spec__
-    name = module.name if module else Path(sys.argv[0]).name
-    shown = [str(Path("...", *Path(word).parts[-2:])) if Path(word).is_absolute() else word for word in words]
-    return " ".join(["python -m", name, *shown])
-
-
-def commit() -> str:
-    """The commit of the code, `-dirty` where tracked files differ from it; empty outside a git checkout."""
-    words = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True).stdout.strip()
 
 
 def teachers(weights: Path) -> list[dict[str, str]]:

@@ -12,6 +12,7 @@ import argparse
 import os
 import shutil
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -19,22 +20,14 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.common import (
-    BENCH,
-    CPU,
-    WEIGHTS,
-    find_sets,
-    in_child,
-    named,
-    open_network,
-    publish,
-    run_script,
-    setting,
-)
+from benchmarks.common import BENCH, CPU, WEIGHTS, in_child, named, publish, run_script, setting
 from benchmarks.render import RESULTS
+from evaluation.score import find_sets, open_network
 from models.team08_HATFreq import main as restore
 from models.team08_HATFreq.image_io import list_images, read_rgb, write_png
+from models.team08_HATFreq.system import HATFreqError
 from models.team08_HATFreq.tiling import self_ensemble, to_tensor
+from utils.files import command
 
 
 @torch.inference_mode()
@@ -63,8 +56,8 @@ def process_seconds(folder: Path, out: Path, ensemble: int) -> float:
     return run_script("test.py", *words).seconds
 
 
+@command("benchmarks.folder", HATFreqError)
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--bench", type=Path, default=BENCH, help="folder of the evaluation sets (default: %(default)s)")
@@ -106,4 +99,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -9,6 +9,7 @@ at their peak to what the process held after a pass over 16x16 pixels.
 """
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,23 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.common import (
-    BENCH,
-    CPU,
-    WEIGHTS,
-    added_memory,
-    by_turns,
-    find_sets,
-    in_child,
-    named,
-    open_network,
-    publish,
-    setting,
-)
+from benchmarks.common import BENCH, CPU, WEIGHTS, added_memory, by_turns, in_child, named, publish, setting
 from benchmarks.render import RESULTS
+from evaluation.score import find_sets, open_network
 from image_data.pairs import Pair
+from models.team08_HATFreq.system import HATFreqError
 from models.team08_HATFreq.tiling import to_samples, to_tensor
-from scripts.export_onnx import session_of
+from utils.files import command
 from utils.metrics import psnr_y
 
 Way = Callable[[Tensor], Tensor]  # float32 1 3 h w -> float32 1 3 4h 4w, in [0, 1]
@@ -45,7 +36,11 @@ WAYS = ("PyTorch", "spandrel, fp32", "spandrel, bf16", "onnxruntime")
 def way_of(name: str, onnx: Path) -> Way:
     """One of WAYS, ready to restore."""
     if name == "onnxruntime":
-        session = session_of(onnx.read_bytes())
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        session = onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
         return lambda lq: torch.from_numpy(session.run(None, {"lq": lq.numpy()})[0]).clamp(0, 1)
     if name == "PyTorch":
         model = open_network(WEIGHTS)
@@ -94,8 +89,8 @@ def peak_bytes(name: str, onnx: Path, side: int) -> int:
     return added_memory(CPU, passes)
 
 
+@command("benchmarks.integrations", HATFreqError)
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--onnx", type=Path, required=True, help="what scripts/export_onnx.py wrote for `light`")
@@ -126,4 +121,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

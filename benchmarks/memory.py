@@ -24,6 +24,8 @@ from benchmarks.common import WEIGHTS, added_memory, in_child, publish, run_scri
 from benchmarks.render import RESULTS
 from models.team08_HATFreq import PRESETS, build_model
 from models.team08_HATFreq.image_io import write_png
+from models.team08_HATFreq.system import HATFreqError
+from utils.files import command
 
 SIDES = {"light": (64, 128, 256, 384), "small": (48, 80, 112), "base": (48, 80, 112), "large": (48, 80)}
 PASSES = 4  # the allocator fragments: the second pass takes more than the first, the fifth hardly more
@@ -73,8 +75,8 @@ def image_row(tile: str, size: str) -> dict[str, Any]:
     return {**row, "peak_bytes": done.peak, "sample_bytes": samples}
 
 
+@command("benchmarks.memory", HATFreqError)
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--image", action="store_true", help="test.py on two images instead of passes")
@@ -95,4 +97,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -15,14 +15,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.common import CPU, Image, file_sha256, open_network, restorer
-from evaluation.score import restore_uint8
+from benchmarks.common import CPU, Image
+from evaluation.score import open_network, restore_uint8, restorer
+from utils.files import UserError, file_sha256
 from utils.resize import imresize
 
 PEERS = "pip install --no-deps -r benchmarks/peers.txt"
 
 
-class AbsentError(RuntimeError):
+class AbsentError(UserError):
     """A method that cannot be run here; the message says how to get it."""
 
 

@@ -23,14 +23,16 @@ from typing import Any
 import torch
 
 from benchmarks import peers
-from benchmarks.common import BENCH, WEIGHTS, by_turns, cpu_name, find_sets, publish, setting, write_result
+from benchmarks.common import BENCH, WEIGHTS, by_turns, publish, setting, write_result
 from benchmarks.peers import AbsentError, Method
 from benchmarks.render import RESULTS, read_result
 from evaluation.perceptual import Metric, make_metrics
 from evaluation.perceptual import measure as measure_perceptual
-from evaluation.score import mean, score
+from evaluation.score import find_sets, mean, score
 from image_data.pairs import Pair
-from models.team08_HATFreq.weights import WeightsError
+from models.team08_HATFreq.system import HATFreqError
+from utils.environment import cpu_name
+from utils.files import command
 
 PERCEPTUAL = ("LPIPS", "NIQE")
 METHODS = ("bicubic", "span", "craft", "dat_light", "realesrgan", "hatfreq", "hatfreq_x8")
@@ -54,8 +56,6 @@ def find_methods(args: argparse.Namespace) -> tuple[list[Method], list[str]]:
             found.append(makers[name]())
         except AbsentError as error:
             absent.append(str(error))
-        except WeightsError as error:
-            raise SystemExit(f"quality: {error}") from error
     return found, absent
 
 
@@ -103,8 +103,8 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+@command("benchmarks.quality", HATFreqError)
 def main(argv: Sequence[str] | None = None) -> None:
-    """Score what has changed, time it, and write the results."""
     args = arguments(argv)
     torch.set_num_threads(1)
     sets = find_sets(args.bench, args.sets)
@@ -148,4 +148,4 @@ def ordered(rows: dict[tuple[str, str], Row], sets: dict[str, list[Pair]]) -> li
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

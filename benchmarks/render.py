@@ -17,18 +17,8 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from benchmarks.tables import (
-    CHOICES,
-    TABLES,
-    Difference,
-    Result,
-    budget_differences,
-    is_teacher,
-    paired,
-    selection_psnr,
-    unique,
-)
-from models.team08_HATFreq.system import write_bytes
+from benchmarks.tables import TABLES, Result, is_teacher, unique
+from utils.files import write_bytes
 
 RESULTS = Path(__file__).parent / "results"
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#666666"  # Okabe and Ito's, but grey
@@ -95,32 +85,11 @@ def place_labels(axes: Any, points: dict[str, tuple[float, float]]) -> None:
             text.remove()
 
 
-def draw_differences(differences: dict[str, Difference], label: str) -> Figure:
-    """A line a comparison: the mean with its interval, the single differences as dots, 0 marked."""
-    figure = Figure(figsize=(6.4, 0.9 + 0.55 * len(differences)), layout="constrained")
-    axes = figure.subplots()
-    for row, one in enumerate(differences.values()):
-        axes.plot([one.low, one.high], [row, row], "|-", color="black", markersize=10)
-        axes.plot(one.values, [row] * len(one.values), "o", color=ORANGE, alpha=0.8)
-        axes.plot(one.mean, row, "D", color="black")
-    axes.axvline(0, color=GREY, linewidth=1)
-    axes.set_yticks(range(len(differences)), list(differences))
-    axes.set_ylim(len(differences) - 0.5, -0.5)
-    axes.set_xlabel(label)
-    return figure
-
-
 def plots(result: Result) -> dict[str, Figure | None]:
     """What comes after the file's stem -> a figure."""
     kind = result["kind"]
     if kind == "quality":
         return {"": draw_quality(result)}
-    if kind == "budget":
-        return {"": draw_differences(budget_differences(result), "PSNR-Y, mean of the sets, dB")}
-    if kind == "selection":
-        base = selection_psnr(result, "random")
-        found = {shown: paired(selection_psnr(result, c), base) for c, shown in CHOICES.items() if c != "random"}
-        return {"": draw_differences(found, "PSNR-Y minus that of random images, dB")}
     return {}
 
 

@@ -27,28 +27,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import train
-from benchmarks.common import (
-    added_memory,
-    by_turns,
-    in_child,
-    publish,
-    reference_hat,
-    seconds,
-    setting,
-)
+from benchmarks.common import added_memory, by_turns, in_child, publish, reference_hat, seconds, setting
 from benchmarks.render import RESULTS
 from image_data.degradation import KERNEL_MARGIN
 from models.team08_HATFreq import PRESETS, HATFreq, override, set_fused_attention
 from models.team08_HATFreq.compiling import compile_blocks
+from models.team08_HATFreq.system import HATFreqError, World
 from training.config import TrainConfig
 from training.data import Batch
-from training.distributed import World
+from utils.files import command
 
 COUNT_SIDE = 64  # LR pixels a side of the input whose multiply-accumulates are counted
 HAT_UPSAMPLER = {"upsampler": "pixelshuffle"}
@@ -207,8 +201,7 @@ def our_step(preset: str, case: str, batch: int, patch: int, device: torch.devic
         torch.backends.cudnn.allow_tf32 = precision == "bf16"
         run = train.start(config, World(0, 1, device))
     side = 4 * patch + 2 * KERNEL_MARGIN
-    region = torch.randint(0, 256, (batch, side, side, 3), dtype=torch.uint8)
-    part = Batch(region, torch.zeros(batch, patch, patch, 3, dtype=torch.uint8), torch.zeros(batch).bool(), (), False)
+    part = Batch(np.random.default_rng(0).integers(0, 256, (batch, side, side, 3), np.uint8))
     return lambda: train.train_step(run, [part])
 
 
@@ -289,8 +282,8 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+@command("benchmarks.speed", HATFreqError)
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure and write the results."""
     args = arguments(argv)
     measure = {"forward": measure_forward, "step": measure_step, "count": count}[args.what]
     name = "speed_count" if args.what == "count" else f"speed_{args.what}_{torch.device(args.device).type}"
@@ -308,4 +301,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

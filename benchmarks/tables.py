@@ -1,41 +1,13 @@
-"""Results files (JSON) as tables of strings, for Markdown and LaTeX alike, and the statistics of paired runs."""
+"""Results files (JSON) as tables of strings, for Markdown and LaTeX alike."""
 
 import csv
-import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import ttest_1samp
-
 PUBLISHED = Path(__file__).with_name("published_x4.csv")
-CONFIDENCE = 0.95
-BASE, LIGHT = "base", "light"
-ARMS = {  # of benchmarks/budget.py
-    BASE: "L1 on the truth, at the batch, patch and EMA below",
-    "batch16": "batch 16",
-    "batch32": "batch 32",
-    "patch48": "patch 48",
-    "frequency": "frequency loss, 0.05, beside L1",
-    "muon": "Muon for the matrices, Adam for the rest",
-    "easier": "without the 5 % of photographs that the start restores worst",
-    "teacher": "the teacher's restorations instead of the truth",
-    "features": "L1 on the truth, and the affinities of the teacher's features",
-    "l1_end": "two stages, L1 in both",
-    "mse_end": "two stages, MSE in the second",
-    LIGHT: "3 groups of 4 blocks, 32 channels, fusion",
-    "without_fusion": "the same without fusion",
-    "groups_of_six": "2 groups of 6 blocks",
-    "wider": "48 channels, 2 blocks a group",
-}
-CHOICES = {
-    "similar": "chosen by data_curation",
-    "quota": "chosen with a quota for every query",
-    "random": "random",
-    "dissimilar": "least similar",
-}
 Result = dict[str, Any]
 
 
@@ -52,39 +24,6 @@ class Table:
         lines = [f"### {self.title}", ""] if self.title else []
         lines += [f"| {' | '.join(self.head)} |", "|" + "---|" * len(self.head)]
         return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in self.rows)])
-
-
-@dataclass(frozen=True)
-class Difference:
-    """The mean of paired differences and its confidence interval (Student's t)."""
-
-    mean: float
-    low: float
-    high: float
-    values: tuple[float, ...]
-
-    @property
-    def verdict(self) -> str:
-        """What the interval allows to say."""
-        return "better" if self.low > 0 else "worse" if self.high < 0 else "no difference shown"
-
-    def __str__(self) -> str:
-        return f"{self.mean:+.4f} [{self.low:+.4f}, {self.high:+.4f}]"
-
-
-def paired(ours: Sequence[float], others: Sequence[float]) -> Difference:
-    """`ours` minus `others`, value by value; both in the order of the seeds.
-
-    Raises:
-        ValueError: not as many of one as of the other, or fewer than two pairs, which have no spread.
-    """
-    if len(ours) != len(others) or len(ours) < 2:
-        raise ValueError(f"paired differences need two pairs or more, got {len(ours)} and {len(others)} values")
-    values = tuple(a - b for a, b in zip(ours, others, strict=True))
-    if len(set(values)) == 1:  # no spread: scipy divides by zero
-        return Difference(values[0], values[0], values[0], values)
-    interval = ttest_1samp(values, 0).confidence_interval(CONFIDENCE)
-    return Difference(statistics.fmean(values), float(interval.low), float(interval.high), values)
 
 
 def quality(result: Result) -> list[Table]:
@@ -124,66 +63,6 @@ def published() -> Table:
     cells = [[r["method"], f"{int(r['parameters']):,}", *(r[name] for name in sets), r["source"]] for r in rows]
     title = "Published by others, not run here (PSNR-Y, dB; trained on larger data)"
     return Table(["method", "parameters", *sets, "source"], cells, title)
-
-
-def variant_psnr(result: Result, variant: str, name: str) -> list[float]:
-    """PSNR-Y of a variant on a set, a value a seed; over all sets for the name `mean`."""
-    by_seed: dict[int, list[float]] = {}
-    for row in result["rows"]:
-        if row["variant"] == variant and name in (row["set"], "mean"):
-            by_seed.setdefault(row["seed"], []).append(row["psnr"])
-    return [statistics.fmean(by_seed[seed]) for seed in sorted(by_seed)]
-
-
-def budget(result: Result) -> list[Table]:
-    """Each arm's paired differences from the base or, of shapes, from `light`.
-
-    MSE at the end is compared with L1 in the same two stages too.
-    """
-    names = [*unique(row["set"] for row in result["rows"]), "mean"]
-    steps = {row["variant"]: row["steps"] for row in result["rows"]}
-    values = {arm: [variant_psnr(result, arm, name) for name in names] for arm in ARMS if arm in steps}
-    scores = [
-        [arm, ARMS[arm], f"{steps[arm]:,}", *(f"{statistics.fmean(v):.3f} ± {statistics.stdev(v):.3f}" for v in found)]
-        for arm, found in values.items()
-    ]
-    by_set = [budget_differences(result, name) for name in names]
-    differences = [[what, *(str(found[what]) for found in by_set), by_set[-1][what].verdict] for what in by_set[-1]]
-    return [
-        Table(["arm", "", "steps", *names], scores, "PSNR-Y in dB, mean and standard deviation over the seeds"),
-        Table(["paired differences", *names, "on the mean"], differences, "Differences in dB, with 95 % intervals"),
-    ]
-
-
-def budget_differences(result: Result, name: str = "mean") -> dict[str, Difference]:
-    """What is compared -> its differences on a set."""
-    arms = unique(row["variant"] for row in result["rows"])
-    base = BASE if BASE in arms else LIGHT
-    pairs = [(arm, base) for arm in ARMS if arm in arms and arm != base]
-    pairs += [("mse_end", "l1_end")] * ({"mse_end", "l1_end"} <= set(arms))
-    values = {arm: variant_psnr(result, arm, name) for arm in arms}
-    return {f"{ours} less {other}": paired(values[ours], values[other]) for ours, other in pairs}
-
-
-def selection(result: Result) -> list[Table]:
-    """What fine-tuning on chosen images gives, and how many images each step of the selection let pass."""
-    head = ["trained on", "PSNR-Y, dB", "standard deviation", "minus the start", "minus random", "", "from"]
-    rows = []
-    for choice, shown in CHOICES.items():
-        values = selection_psnr(result, choice)
-        cells = [shown, f"{statistics.fmean(values):.3f}", f"{statistics.stdev(values):.3f}"]
-        cells.append(str(paired(values, selection_psnr(result, "start"))))
-        against = paired(values, selection_psnr(result, "random"))
-        cells += ["", ""] if choice == "random" else [str(against), against.verdict]
-        rows.append([*cells, ", ".join(f"{name} {share:.0%}" for name, share in result["folders"][choice].items())])
-    flow = [[step, f"{count:,}"] for step, count in result["flow"].items()]
-    title = "Differences in dB, paired by seed, with 95 % intervals"
-    return [Table(head, rows, title), Table(["step", "images"], flow, "What the selection let pass (first seed)")]
-
-
-def selection_psnr(result: Result, choice: str) -> list[float]:
-    """PSNR-Y of a choice, a value a seed."""
-    return [row["psnr"] for row in sorted(result["rows"], key=lambda row: row["seed"]) if row["choice"] == choice]
 
 
 def speed_forward(result: Result) -> list[Table]:
@@ -305,58 +184,11 @@ def percent(count: int, total: int) -> str:
     return f"{count / total:.1%}" if total else ""
 
 
-AT = (10**6, 10**7, 10**8)  # images that the cost of curation is calculated for
-LINEAR = ("an image of the pool decoded", "an image looked up in 100 evaluation")
-GROWING = ("an image looked up in a pool", "near embeddings", "near hashes", "scored")
-
-
 def curation_cost(result: Result) -> list[Table]:
-    """CPU time of deduplication's steps, and what follows for a hundred million images."""
-    rows = [[r["step"], f"{r['count']:,}", f"{1000 * r['cpu_seconds'] / r['count']:.2f}", gibibytes(r["peak_bytes"]),
-             f"{r['recall']:.2%}" if "recall" in r else ""] for r in result["rows"]]  # fmt: skip
-    tables = [Table(["step", "count", "CPU ms each", "peak, GiB", "recall"], rows)]
-    found = [growth_of(step, result["rows"]) for step in (*LINEAR, *GROWING)]
-    if growth := [row for row in found if row]:
-        sizes = [f"{count // 10**6} M" for count in AT]
-        head = ["step", "time grows as", *(f"{size}: core hours" for size in sizes), f"{sizes[-1]}: days of 64 cores",
-                f"{sizes[-1]}: GiB of memory"]  # fmt: skip
-        tables.append(Table(head, growth))
-    if disk := [r["disk_bytes"] for r in result["rows"] if "disk_bytes" in r]:
-        tables.append(
-            Table(["images", "features on disk, GiB"], [[f"{n:,}", f"{disk[-1] * n / 2**30:,.0f}"] for n in AT])
-        )
-    return tables
-
-
-def growth_of(step: str, measured: list[dict[str, Any]]) -> list[str]:
-    """How a step's time grows between the two largest pools, and what that gives at AT; in proportion if measured once.
-
-    Between smaller ones something else may grow: caches fill, and the ways change with the size.
-    """
-    rows = [r for r in measured if r["step"].startswith(step)]
-    if not rows:
-        return []
-    few, many, power, memory = rows[-2:][0], rows[-1], 1.0, ""
-    if few is not many:
-        power = math.log(many["cpu_seconds"] / few["cpu_seconds"]) / math.log(many["count"] / few["count"])
-        each = (many["peak_bytes"] - few["peak_bytes"]) / (many["count"] - few["count"])
-        memory = f"{(many['peak_bytes'] + each * (AT[-1] - many['count'])) / 2**30:,.0f}"
-    hours = [many["cpu_seconds"] * (count / many["count"]) ** power / 3600 for count in AT]
-    return [step, f"n^{power:.2f}", *(f"{hour:,.1f}" for hour in hours), f"{hours[-1] / 64 / 24:,.1f}", memory]
-
-
-def curation_recall(result: Result) -> list[Table]:
-    """Copies that the searches within pools of several sizes find, of those that a comparison of all finds."""
-    head = ["pool", "bits of a key", "by keypoints", "by perceptual hash", "by either"]
-    rows = [[f"{r['pool']:,}", str(r["bits"]), *(f"{r[kind]:.1%}" for kind in ("keypoints", "phash", "either"))]
+    """CPU time of deduplication's steps."""
+    rows = [[r["step"], f"{r['count']:,}", f"{1000 * r['cpu_seconds'] / r['count']:.2f}", gibibytes(r["peak_bytes"])]
             for r in result["rows"]]  # fmt: skip
-    return [Table(head, rows)]
-
-
-def curation_select(result: Result) -> list[Table]:
-    """Selection beside numpy and faiss."""
-    rows = [[r["way"], f"{r['seconds']:.1f}", gibibytes(r["peak_bytes"]), str(r["differ"])] for r in result["rows"]]
-    return [Table(["way", "seconds", "peak, GiB", "chosen otherwise"], rows)]
+    return [Table(["step", "count", "CPU ms each", "peak, GiB"], rows)]
 
 
 def gibibytes(count: int | None) -> str:
@@ -371,7 +203,6 @@ def unique(values: Any) -> list[Any]:
 
 TABLES: dict[str, Callable[[Result], list[Table]]] = {
     one.__name__: one
-    for one in (quality, budget, selection, speed_forward, speed_step, speed_count, memory, memory_image,
-                folder, integrations, times, curation_copies, curation_cost, curation_recall,
-                curation_select)
+    for one in (quality, speed_forward, speed_step, speed_count, memory, memory_image,
+                folder, integrations, times, curation_copies, curation_cost)
 }  # fmt: skip

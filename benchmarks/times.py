@@ -11,6 +11,7 @@ work the seconds by the clock are too many; those of the CPU tell what the work 
 
 import argparse
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -25,6 +26,8 @@ from benchmarks.common import WEIGHTS, in_child, publish, setting
 from benchmarks.render import RESULTS
 from models.team08_HATFreq import main as restore
 from models.team08_HATFreq.image_io import write_png
+from models.team08_HATFreq.system import HATFreqError
+from utils.files import command
 
 WARM_UP = 32  # side of the picture that does not count
 
@@ -47,8 +50,8 @@ def seconds_of(side: int, threads: int, device: str, rounds: int) -> dict[str, A
     return {"side": side, "threads": threads, "seconds": round(wall, 2), "cpu_seconds": round(used, 2)}
 
 
+@command("benchmarks.times", HATFreqError)
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--sizes", type=int, nargs="+", default=[128, 256, 512], help="sides in pixels (default: %(default)s)")
@@ -76,4 +79,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

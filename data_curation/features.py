@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from image_data.sources import DataError
-from models.team08_HATFreq.system import write_bytes
+from utils.files import write_bytes
 
 SETTINGS = "features.json"
 ORIENTATIONS = 8  # of a perceptual hash

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from image_data.sources import IN_SHARD, DataError, ImageFile, index_shard, located
+from image_data.sources import IN_SHARD, DataError, ImageFile, index_shard
 from models.team08_HATFreq.image_io import read_rgb
 
 
@@ -19,8 +19,8 @@ def find_image(name: str) -> ImageFile:
     """
     path, separator, member = name.partition(IN_SHARD)
     if not separator:
-        return ImageFile(located(name))
-    found = _members(located(path)).get(member)
+        return ImageFile(Path(name))
+    found = _members(Path(path)).get(member)
     if found is None:
         raise DataError(f"{path} no longer holds {member}: embed the pool again")
     return found

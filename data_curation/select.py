@@ -31,9 +31,9 @@ from data_curation.embed.run import positive
 from data_curation.features import Features, FeaturesError
 from data_curation.joined import open_features
 from data_curation.neighbours import Nearest, Shards, by_name, products
-from image_data.sources import ADDRESS, IN_SHARD, DataError, expand
+from image_data.sources import IN_SHARD, DataError, expand
 from models.team08_HATFreq.image_io import ImageError
-from models.team08_HATFreq.system import atomic_write, make_folder, write_bytes
+from utils.files import atomic_write, command, make_folder, write_bytes
 
 NAME = "data_ldcc"
 COLUMNS = ("name", "score", "nearest_query", "rank", "chosen", "reason", "quota_of")
@@ -367,13 +367,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
+@command("data_curation.select", ImageError)
 def main(argv: list[str] | None = None) -> None:
-    """Run the command."""
-    args = arguments(argv)
-    try:
-        run(args)
-    except (DataError, ImageError, OSError) as error:
-        raise SystemExit(f"data_curation.select: {error}") from error
+    run(arguments(argv))
 
 
 def _temperature(word: str) -> float:
@@ -407,8 +403,6 @@ def _reasons(closed: dict[str, NDArray[np.bool_]], choice: Choice) -> NDArray[np
 
 def _relative(name: str, folder: Path) -> str:
     """A name as seen from a folder; `..` leads from where the folder really is, if it was reached by a link."""
-    if ADDRESS in name:
-        return name
     file, separator, member = name.partition(IN_SHARD)
     base = Path(os.path.abspath(folder))
     common = Path(os.path.commonpath([file, base]))
@@ -421,7 +415,7 @@ def _relative(name: str, folder: Path) -> str:
 
 def _resolved(name: str) -> str:
     file, separator, member = name.partition(IN_SHARD)
-    return (file if ADDRESS in file else os.path.realpath(file)) + separator + member
+    return os.path.realpath(file) + separator + member
 
 
 def _plain(value: Any) -> Any:
@@ -439,4 +433,4 @@ def _words(args: argparse.Namespace) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

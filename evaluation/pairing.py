@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 
 from image_data.geometry import cut_to_scale
 from models.team08_HATFreq.image_io import list_images, read_rgb
+from utils.files import UserError, listed
 
 SUFFIX = "x4"
-MAX_LISTED = 10  # how many files a message lists
 
 RGB = NDArray[np.uint8]
 
 
-class EvaluationError(ValueError):
+class EvaluationError(UserError):
     """Folders that cannot be scored; the message names the files and the remedy."""
 
 
@@ -72,7 +72,7 @@ def find_pairs(output_folder: Path, target_folder: Path | None, lq_folder: Path 
     if target_folder is not None:
         unused = sorted(path.name for path in set(list_images(target_folder)) - set(targets.values()))
         if unused:
-            raise EvaluationError(f"{target_folder} has targets without a restored image: {_listed(unused)}")
+            raise EvaluationError(f"{target_folder} has targets without a restored image: {listed(unused)}")
     return [Pair(path, targets.get(path), inputs.get(path)) for path in restored]
 
 
@@ -89,7 +89,7 @@ def partners(restored: list[Path], folder: Path | None, kind: str) -> dict[Path,
         by_stem[path.stem].append(path)
     found = {path: [p for stem in _stems(path.stem) for p in by_stem.get(stem, [])] for path in restored}
     if missing := [path.name for path, candidates in found.items() if not candidates]:
-        raise EvaluationError(f"{folder} lacks the {kind} of {len(missing)} of {len(restored)}: {_listed(missing)}")
+        raise EvaluationError(f"{folder} lacks the {kind} of {len(missing)} of {len(restored)}: {listed(missing)}")
     for path, candidates in found.items():
         if len(candidates) > 1:
             names = " and ".join(candidate.name for candidate in candidates)
@@ -105,15 +105,10 @@ def _refuse_sharing(chosen: dict[Path, Path], kind: str) -> None:
     for path, partner in chosen.items():
         owners[partner].append(path.name)
     if shared := [f"{' and '.join(names)} (of {p.name})" for p, names in owners.items() if len(names) > 1]:
-        raise EvaluationError(f"restored images share a {kind}: {_listed(shared)}; keep one of each")
+        raise EvaluationError(f"restored images share a {kind}: {listed(shared)}; keep one of each")
 
 
 def _stems(stem: str) -> list[str]:
     """The stems that a partner may have: the same, and without the scale at its end."""
     short = stem.removesuffix(SUFFIX)
     return [stem] if short in ("", stem) else [stem, short]
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
-    return ", ".join(names[:MAX_LISTED]) + more

@@ -21,6 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from utils.files import UserError
+
 DOWNLOAD_TIMEOUT = 15.0  # seconds a silent server may hold up a download
 
 Metric = Callable[..., Tensor]
@@ -55,7 +57,7 @@ SCORE_TERMS: dict[str, Callable[[float], float]] = {
 }
 
 
-class MetricError(RuntimeError):
+class MetricError(UserError):
     """A metric failed on an image; the message names both."""
 
 

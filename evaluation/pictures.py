@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from evaluation.pairing import RGB, Pair
+from evaluation.pairing import RGB, EvaluationError, Pair
 from evaluation.spectrum import mean_radial_power
 from evaluation.tables import Rows
 from models.team08_HATFreq.image_io import read_rgb
-from models.team08_HATFreq.system import write_bytes
+from utils.files import write_bytes
 from utils.metrics import psnr_y, rgb_to_y, ssim_y
 from utils.resize import SCALE, imresize
 
@@ -50,7 +50,7 @@ def bicubic_of(pair: Pair, target: RGB) -> RGB:
     lq = read_rgb(pair.lq) if pair.lq is not None else imresize(target, 1 / SCALE, "clamp")
     enlarged = imresize(lq, SCALE, "clamp")
     if enlarged.shape != target.shape:
-        raise ValueError(f"{pair.lq} at x{SCALE} has not the size of {pair.target}: give the targets' own LR images")
+        raise EvaluationError(f"{pair.lq} at x{SCALE} has not the size of {pair.target}: give its own LR image")
     return enlarged
 
 
@@ -120,7 +120,7 @@ def _label_spectrum(axes: Axes, title: str, ylabel: str) -> None:
 def _panel(rank: str, pair: Pair) -> Panel:
     restored, target = pair.read()
     if target is None:
-        raise ValueError(f"{pair.name} has no target to be compared with")
+        raise EvaluationError(f"{pair.name} has no target to be compared with")
     return Panel(rank, pair.name, bicubic_of(pair, target), restored, target)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from evaluation.perceptual import total_score
-from models.team08_HATFreq.system import write_bytes
+from utils.files import write_bytes
 
 Rows = dict[str, dict[str, float]]
 

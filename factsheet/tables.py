@@ -1,6 +1,9 @@
 """Write the factsheet's tables and the numbers in its sentences, from the results files and the weights' facts.
 
-python -m factsheet.tables       # into factsheet/generated/
+    python -m factsheet.tables       # into factsheet/generated/
+
+The tables of finished experiments (frequency.tex, selection.tex, flow.tex) stand there as they were measured
+(docs/LOG.md).
 """
 
 import json
@@ -13,21 +16,10 @@ from typing import Any
 import yaml
 
 from benchmarks import tables
-from benchmarks.frequency.__main__ import RESULTS as FREQUENCY
-from benchmarks.frequency.__main__ import STAGES as EXPERIMENT
-from benchmarks.frequency.report import (
-    SEEDS_APART,
-    Compared,
-    against_controls,
-    compare,
-    jobs_of,
-    read_results,
-    seeds_apart,
-)
 from benchmarks.render import RESULTS, read_result
 from benchmarks.tables import Result, Table
-from factsheet.facts import Facts, FactsError, read_facts
-from models.team08_HATFreq.system import write_bytes
+from utils.files import command, write_bytes
+from utils.submission import Facts, read_facts
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = Path(__file__).with_name("generated")
@@ -82,32 +74,6 @@ def quality(result: Result) -> str:
         rows = [tables.quality_cells(result, row) for row in result["rows"] if row["set"] == name]
         blocks.append(Table(head, [[name if row is rows[0] else "", *row] for row in rows]))
     return tabular(blocks, "llrrrrrr", source(result))
-
-
-def frequency() -> str:
-    """The experiment on the frequency block, a block of rows a stage, the best candidate first."""
-    head = ["candidate", "seeds", "minus its control", "minus no block", "control minus no block"]
-    results = read_results(FREQUENCY)
-    machines = sorted({one["machine"] for one in results.values()})
-
-    def difference(one: Compared) -> str:
-        if len(one.values) < 2:
-            return f"{one.mean:+.3f}"
-        return f"{one.mean:+.3f} [{one.difference.low:+.3f}, {one.difference.high:+.3f}]"
-
-    blocks = []
-    for title, (seeds, setting) in EXPERIMENT.items():
-        rows = []
-        for name, one in against_controls(results, seeds, setting).items():
-            ours, control = (jobs_of(name, flag, seeds, setting) for flag in (False, True))
-            none = jobs_of("none", False, seeds, setting)
-            others = (compare(results, jobs, none) for jobs in (ours, control))
-            cells = (difference(other) + seeds_apart(other, one) if other.values else "" for other in others)
-            rows.append([f"`{name}`", str(len(one.values)), difference(one), *cells])
-        if rows:
-            blocks.append(Table(head, [[title.replace(", fresh seeds", ""), "", "", "", ""], *rows]))
-    facts = f"`python -m benchmarks.frequency`; fp32, one thread; {'; '.join(machines)}; protocol: `docs/frequency.md`"
-    return tabular(blocks, "lrlll", f"\\measured{{{latex(f'{SEEDS_APART}; {facts}')}}}")
 
 
 def stages() -> str:
@@ -178,36 +144,26 @@ def numbers(facts: Facts, weights: dict[str, Any]) -> str:
 
 def texts() -> dict[str, str]:
     """File name -> LaTeX."""
-    found = {
-        name: read_result(RESULTS / f"{name}.json")
-        for name in ("quality", "selection", "speed_forward_cpu", "speed_count")
-    }
+    found = {name: read_result(RESULTS / f"{name}.json") for name in ("quality", "speed_forward_cpu", "speed_count")}
     facts, weights = read_facts(), json.loads(WEIGHTS.read_text(encoding="utf-8"))
-    choices, flow = tables.selection(found["selection"])
     (passes,) = tables.speed_forward(found["speed_forward_cpu"])
     return {
         "numbers": numbers(facts, weights),
         "team": team(facts),
         "stages": stages(),
         "quality": quality(found["quality"]),
-        "frequency": frequency(),
-        "selection": tabular([chosen(choices, 0, 1, 3, 4, 5)], "lrrrl", source(found["selection"])),
-        "flow": tabular([flow], "lr"),
         "speed": tabular([chosen(passes, 0, 1, 3, 4, 5, 7, 8, 9)], "lllrrrrr", source(found["speed_forward_cpu"])),
         "complexity": tabular(tables.speed_count(found["speed_count"]), "lrrrrrr", source(found["speed_count"])),
     }
 
 
-def main(out: Path = OUT) -> None:
-    """Write every file."""
-    out.mkdir(parents=True, exist_ok=True)
-    try:
-        for name, text in texts().items():
-            write_bytes(out / f"{name}.tex", text.encode())
-    except (FactsError, FileNotFoundError) as error:
-        raise SystemExit(f"factsheet: {error}") from error
-    print(f"tables -> {out}", file=sys.stderr)
+@command("factsheet")
+def main(argv: Sequence[str] | None = None) -> None:
+    OUT.mkdir(exist_ok=True)
+    for name, text in texts().items():
+        write_bytes(OUT / f"{name}.tex", text.encode())
+    print(f"tables -> {OUT}", file=sys.stderr)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

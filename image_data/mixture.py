@@ -1,18 +1,17 @@
-"""The training set's sources, how often their images are drawn, and whose restorations are learned beside the truth."""
+"""The training set's sources and how often their images are drawn."""
 
-import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from image_data.pairs import match_lr, match_teacher
-from image_data.sources import TREE, DataError, ImageList, expand
-from models.team08_HATFreq.folder import RECORD
+from image_data.pairs import match_lr
+from image_data.sources import DataError, ImageList, expand
+from utils.files import refuse_doubled
 
-PARTS = ("hr", "lr", "teacher", "teacher_weight", "weight", "image_weights")
+PARTS = ("hr", "lr", "weight", "image_weights")
 
 
 @dataclass(frozen=True)
@@ -20,94 +19,67 @@ class Source:
     """One source of training images.
 
     Attributes:
-        name: the word it was named by.
         images: its high-resolution images.
         lr_images: their low-resolution images in the same order; None if these are made on the fly.
         weight: its share of the patches in relation to the other sources; 0 for a share in proportion to its pixels.
-        restorations: a teacher's restorations of the images in the same order; None for none.
-        teacher_weight: the restoration's part in the target, in [0, 1]; the rest is the image itself.
-        teacher: name and sha256 of the teacher's weights.
         image_weights: of each image, how often its pixels are drawn in relation to the others'; None for alike.
     """
 
-    name: str
     images: ImageList
     lr_images: ImageList | None = None
     weight: float = 0.0
-    restorations: ImageList | None = None
-    teacher_weight: float = 0.0
-    teacher: dict[str, str] | None = None
     image_weights: NDArray[np.float64] | None = None
 
 
-def parse_source(word: str) -> dict[str, str]:
-    """`folder` or `hr=folder,lr=folder,weight=2` -> its parts by name.
+def open_sources(words: tuple[str, ...]) -> list[Source]:
+    """List the images of a training set, and pair them where low-resolution images are given.
+
+    Args:
+        words: `folder` (or what else `expand` takes), or `hr=folder,lr=folder,weight=2,image_weights=file`.
 
     Raises:
-        ValueError: an unknown or doubled part, no `hr`, a weight that is not a positive number, or a `teacher_weight`
-            that has no teacher or does not lie in [0, 1].
+        DataError: nothing there, images without their partners, or weights that are not those of the images.
     """
-    if not word.startswith(tuple(f"{part}=" for part in PARTS)):
-        return {"hr": word}
-    parts: dict[str, str] = {}
-    for item in word.split(","):
-        key, equals, value = item.partition("=")
-        if key not in PARTS or not equals or not value or key in parts:
-            raise ValueError(
-                f"data: cannot read {item!r} in {word!r}: write hr=FOLDER,lr=FOLDER,teacher=FOLDER,weight=NUMBER,"
-                "image_weights=FILE"
-            )
-        parts[key] = value
-    if "hr" not in parts:
-        raise ValueError(f"data: {word!r} names no high-resolution images: add hr=FOLDER")
-    _weight(word, parts.get("weight"))
-    _teacher_weight(word, parts)
-    return parts
+    parsed = [parse_source(word) for word in words]
+    refuse_doubled([str(Path(parts["hr"]).absolute()) for parts in parsed], "name each source of --data once")
+    sources = []
+    for parts in parsed:
+        images = expand(parts["hr"])
+        lr_images = match_lr(images, expand(parts["lr"]), parts["lr"]) if "lr" in parts else None
+        file = parts.get("image_weights")
+        weights = read_image_weights(Path(file), images) if file else None
+        sources.append(Source(images, lr_images, float(parts.get("weight", 0)), weights))
+    return sources
 
 
 def check_mixture(words: tuple[str, ...]) -> None:
-    """Refuse a mixture of which only some sources have a weight, or that cannot be read (ValueError)."""
+    """Refuse sources that cannot be read, or of which only some have a weight (ValueError)."""
     weighted = ["weight" in parse_source(word) for word in words]
     if any(weighted) and not all(weighted):
         lacking = words[weighted.index(False)]
         raise ValueError(f"data: {lacking!r} has no weight and other sources have: give one to each, or to none")
 
 
-def open_source(word: str) -> Source:
-    """List a source's images and pair them.
+def parse_source(word: str) -> dict[str, str]:
+    """`folder` or `hr=folder,lr=folder,weight=2` -> its parts by name.
 
     Raises:
-        DataError: nothing there, high-resolution images without their low-resolution ones or their restorations (the
-            first are named), a teacher that is not known, or weights that are not those of the images.
+        ValueError: an unknown or doubled part, no `hr`, or a weight that is not a positive number.
     """
-    parts = parse_source(word)
-    images = expand(parts["hr"])
-    lr_images = match_lr(images, expand(parts["lr"]), parts["lr"]) if "lr" in parts else None
-    source = Source(word, images, lr_images, _weight(word, parts.get("weight")))
-    if "image_weights" in parts:
-        source = replace(source, image_weights=read_image_weights(Path(parts["image_weights"]), images))
-    if "teacher" not in parts:
-        return source
-    teacher, folder = read_teacher(parts["teacher"]), parts["teacher"]
-    restorations = match_teacher(images, expand(folder), folder)
-    return replace(source, restorations=restorations, teacher_weight=_teacher_weight(word, parts), teacher=teacher)
-
-
-def open_sources(words: tuple[str, ...]) -> list[Source]:
-    """The sources of a training set; arguments and errors as `open_source`.
-
-    Raises:
-        DataError: they have different teachers.
-    """
-    sources = [open_source(word) for word in words]
-    taught = [source for source in sources if source.teacher]
-    for other in taught[1:]:
-        if other.teacher != taught[0].teacher:
-            raise DataError(
-                f"{taught[0].name} and {other.name} have different teachers: a run has one; train it in two runs, the "
-                "second with --init, or make the restorations again with one teacher"
-            )
-    return sources
+    if not word.startswith(tuple(f"{part}=" for part in PARTS)):
+        return {"hr": word}
+    parts: dict[str, str] = {}
+    for item in word.split(","):
+        key, _, value = item.partition("=")
+        if key not in PARTS or not value or key in parts:
+            form = "hr=FOLDER,lr=FOLDER,weight=NUMBER,image_weights=FILE"
+            raise ValueError(f"data: cannot read {item!r} in {word!r}: write {form}")
+        parts[key] = value
+    if "hr" not in parts:
+        raise ValueError(f"data: {word!r} names no high-resolution images: add hr=FOLDER")
+    if "weight" in parts and not 0 < _number(parts["weight"]) < math.inf:
+        raise ValueError(f"data: the weight of {word!r} must be a positive number, got {parts['weight']!r}")
+    return parts
 
 
 def read_image_weights(path: Path, images: ImageList) -> NDArray[np.float64]:
@@ -128,43 +100,6 @@ def read_image_weights(path: Path, images: ImageList) -> NDArray[np.float64]:
     if len(weights) != len(images):
         raise DataError(f"{path} has {len(weights)} weights for {len(images)} images: give the file made with the list")
     return weights
-
-
-def read_teacher(folder: str) -> dict[str, str]:
-    """Name and sha256 of the weights that made a folder of restorations, from its record.
-
-    Raises:
-        DataError: the folder has no record of scripts.make_teacher.
-    """
-    path = Path(folder)
-    record = (path.parent if path.name == TREE else path) / RECORD
-    try:
-        with record.open("rb") as file:
-            settings = json.loads(file.readline())["settings"]
-        return {"name": Path(settings["teacher"]).stem, "sha256": settings["teacher_sha256"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{record} does not tell which teacher made the restorations: name a folder that scripts.make_teacher wrote"
-        ) from error
-
-
-def _weight(word: str, text: str | None) -> float:
-    if text is None:
-        return 0.0
-    weight = _number(text)
-    if not 0 < weight < math.inf:
-        raise ValueError(f"data: the weight of {word!r} must be a positive number, got {text!r}")
-    return weight
-
-
-def _teacher_weight(word: str, parts: dict[str, str]) -> float:
-    text = parts.get("teacher_weight", "1")
-    if "teacher" not in parts and "teacher_weight" in parts:
-        raise ValueError(f"data: {word!r} has a teacher_weight and no teacher: add teacher=FOLDER")
-    weight = _number(text)
-    if not 0 <= weight <= 1:
-        raise ValueError(f"data: the teacher_weight of {word!r} must lie between 0 and 1, got {text!r}")
-    return weight
 
 
 def _number(text: str) -> float:

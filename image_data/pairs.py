@@ -1,23 +1,20 @@
 """Pairs of a high-resolution image and its low-resolution one, which is given or made by MATLAB's bicubic."""
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from image_data.degradation import SCALE
 from image_data.geometry import cut_to_scale, fits
-from image_data.sources import MAX_LISTED, DataError, ImageFile, ImageList, expand
+from image_data.sources import DataError, ImageFile, ImageList, expand
+from utils.files import listed, refuse_doubled
 from utils.resize import imresize
 
 Image = NDArray[np.uint8]
 LR_SUFFIX = "x4"  # official low-resolution images may carry it: 0001.png <-> 0001x4.png
-DETAIL = 9  # LR pixels over which `same_content` takes the local mean
-SAME = 0.25  # least correlation of the detail of an image and its LR image; unrelated photographs reach 0.15
 
 
 @dataclass(frozen=True)
@@ -79,66 +76,21 @@ def load_pairs(hr: str | Path, lr: str | Path = "") -> list[Pair]:
 
 
 def match_lr(images: Sequence[ImageFile], lr_images: Sequence[ImageFile], where: str) -> ImageList:
-    """The low-resolution image of each image: named alike, or with `x4` after the name.
+    """The low-resolution image of each image: named alike, or with `x4` after the name, which is preferred.
 
     Args:
-        where: what the low-resolution images were named by, for messages.
+        where: how the low-resolution images were named, for messages.
 
     Raises:
-        DataError: some have none (the first ten are named), or several have the same name.
+        UserError: some have none (the first ten are named), or several have the same name.
     """
-    remedy = f"they are named like the target, or with {LR_SUFFIX} after its name"
-    return _match(images, lr_images, where, (LR_SUFFIX, ""), "low-resolution images", remedy)
-
-
-def match_teacher(images: Sequence[ImageFile], restorations: Sequence[ImageFile], where: str) -> ImageList:
-    """The teacher's restoration of each image: named alike; arguments and errors as `match_lr`."""
-    remedy = "make them with the same command of scripts.make_teacher, which resumes"
-    return _match(images, restorations, where, ("",), "teacher's restorations", remedy)
-
-
-def _match(
-    images: Sequence[ImageFile],
-    others: Sequence[ImageFile],
-    where: str,
-    suffixes: tuple[str, ...],
-    what: str,
-    remedy: str,
-) -> ImageList:
-    """The partner of each image: its name is the image's and one of the suffixes, of which the first is preferred."""
-    by_stem = {image.stem: image for image in others}
-    for side, stems in (("the targets", [i.stem for i in images]), (where, [i.stem for i in others])):
-        if doubled := [stem for stem, count in Counter(stems).items() if count > 1]:
-            raise DataError(
-                f"{side}: several images are called {', '.join(doubled[:MAX_LISTED])}: pairs are matched by name"
-            )
-    found = [next(filter(None, (by_stem.get(image.stem + one) for one in suffixes)), None) for image in images]
-    missing = [image.name for image, partner in zip(images, found, strict=True) if partner is None]
-    if missing:
+    for stems in ([image.stem for image in images], [image.stem for image in lr_images]):
+        refuse_doubled(stems, f"pairs of {where} are matched by name")
+    by_stem = {image.stem: image for image in lr_images}
+    pairs = [by_stem.get(image.stem + LR_SUFFIX) or by_stem.get(image.stem) for image in images]
+    if missing := [image.name for image, lr_image in zip(images, pairs, strict=True) if lr_image is None]:
         raise DataError(
-            f"{where} lacks the {what} of {len(missing)} targets: {', '.join(missing[:MAX_LISTED])}; {remedy}"
+            f"{where} lacks the low-resolution images of {len(missing)} targets: {listed(missing)}; they are named "
+            f"like the target, or with {LR_SUFFIX} after its name"
         )
-    return ImageList(image for image in found if image is not None)
-
-
-def same_content(image: Image, lq: Image) -> bool:
-    """Whether an image and a low-resolution one show the same, however the latter was made.
-
-    Compared is the detail of both, what differs from the local mean: brightness and colour play no part.
-
-    Args:
-        image: uint8 `4h 4w 3`.
-        lq: uint8 `h w 3`.
-
-    Returns:
-        True also where there is too little detail to tell.
-    """
-    h, w = lq.shape[:2]
-    shrunk = cv2.resize(np.ascontiguousarray(image), (w, h), interpolation=cv2.INTER_AREA)
-    details = []
-    for one in (shrunk, np.ascontiguousarray(lq)):
-        grey = cv2.cvtColor(one, cv2.COLOR_RGB2GRAY).astype(np.float32)
-        details.append(grey - cv2.blur(grey, (DETAIL, DETAIL)))
-    first, second = details
-    energy = float(np.vdot(first, first)) * float(np.vdot(second, second))
-    return energy < (h * w) ** 2 or abs(float(np.vdot(first, second))) > SAME * energy**0.5
+    return ImageList(image for image in pairs if image is not None)

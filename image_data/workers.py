@@ -1,6 +1,7 @@
 """Work shared out to processes, its results in order; a worker leaves when the process that started it is gone."""
 
 import os
+import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -12,12 +13,15 @@ from typing import TypeVar
 
 import cv2
 
+from utils.files import UserError
+
 T = TypeVar("T")
 R = TypeVar("R")
+CONTEXT = "forkserver"  # fork alone would copy locks that other threads of this process hold
 AHEAD = 4  # shares a worker that wait for their turn: a million items are not queued at once
 
 
-class WorkerError(RuntimeError):
+class WorkerError(UserError):
     """A worker process ended by force."""
 
 
@@ -38,9 +42,9 @@ def in_order(function: Callable[[T], R], items: Sequence[T], share: int = 1) -> 
         return
     shares = (items[start : start + share] for start in range(0, len(items), share))
     waiting: deque[Future[list[R]]] = deque()
-    context = get_context("forkserver")  # fork alone would copy locks that other threads of this process hold
+    context = get_context(CONTEXT)
     context.set_forkserver_preload([__name__, getattr(function, "func", function).__module__])
-    with ProcessPoolExecutor(workers, context, _begin) as pool:
+    with ProcessPoolExecutor(workers, context, start_worker) as pool:
         try:
             waiting.extend(pool.submit(_each, function, some) for some in islice(shares, AHEAD * workers))
             while waiting:
@@ -61,15 +65,19 @@ def _each(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
     return [function(item) for item in items]
 
 
-def _begin() -> None:
-    """In a new worker: one thread for OpenCV, as there is a worker a core; and the watch over the parent."""
-    cv2.setNumThreads(1)
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+def start_worker() -> None:
+    """Initialiser of a worker process: one thread of OpenCV, no Ctrl-C, and an end with the process that started it.
+
+    A killed parent cannot end its workers: they would write on while the next start begins, or wait on pipes whose
+    other ends their siblings hold.
+    """
+    cv2.setNumThreads(1)  # the workers share the cores already
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
+    if parent := parent_process():
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
 
 
-def _leave_with_parent() -> None:
-    """A parent that is killed cannot end its workers, which would write on while the next start begins."""
-    parent = parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
+def _end_with(sentinel: int) -> None:
+    # Not PR_SET_PDEATHSIG: the parent in the kernel's sense is the fork server, which outlives the parent.
+    connection.wait([sentinel])
+    os._exit(1)

@@ -4,7 +4,7 @@
 #     bash scripts/build_data_ldcc.sh
 #
 # Four stages with files between them, each of which resumes where it was stopped: embed, dedup, select, report.
-# Besides DATA, GPUS and PYTHON (scripts/stage.sh) it obeys, words separated by blanks:
+# Besides DATA, GPUS and PYTHON (scripts/train.sh) it obeys, words separated by blanks:
 #
 #     POOL      images to choose from (default: $DATA/LSDIR/** $DATA/HQ-50K/** $DATA/Flickr2K/Flickr2K_HR)
 #     QUERIES   the test's low-resolution images (default: $DATA/DIV2K_test_LR)
@@ -21,7 +21,11 @@
 # The list holds relative paths: DATA may be moved or copied to another machine with the list inside.
 #
 # Results: OUT/data_ldcc.txt, .csv and .json, OUT/report/index.html.
-source "$(dirname "$0")/stage.sh"
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source scripts/environment.sh
+ensure_environment train
+DATA=${DATA:-datasets}
 set -f # ** is for the programs below, not for the shell
 
 pool=("$DATA/LSDIR/**" "$DATA/HQ-50K/**" "$DATA/Flickr2K/Flickr2K_HR") # DATA itself may hold blanks

@@ -16,8 +16,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.common import commit, file_sha256
-from factsheet.facts import Facts, FactsError, read_facts
+from utils.environment import git_commit
+from utils.files import command, file_sha256
+from utils.submission import Facts, read_facts
 
 ROOT = Path(__file__).resolve().parents[1]
 LARGEST = 100 * 2**20
@@ -84,24 +85,20 @@ def email(facts: Facts) -> str:
         f"c) team leader: {people[0]}",
         f"d) other members: {'; '.join(people[1:]) or 'none'}",
         f"e) user names on the competition's server: {', '.join(facts.user_names) or empty}",
-        f"f) code: {facts.code or empty} (commit {commit()}); restored images: {facts.results or empty}",
+        f"f) code: {facts.code or empty} (commit {git_commit()}); restored images: {facts.results or empty}",
         "",
         f"To run it: python test.py --test_dir [LR images] --save_dir [results] --model_id {facts.team_id}",
     ]
     return "\n".join(lines)
 
 
+@command("check_submission")
 def main(argv: Sequence[str] | None = None) -> int:
-    """Check and print; 0 if all is well."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draft", action="store_true", help="fields of submission.yaml may be empty")
     parser.add_argument("--email", action="store_true", help="print the e-mail and check nothing")
     args = parser.parse_args(argv)
-    try:
-        facts = read_facts()
-    except FactsError as error:
-        print(error, file=sys.stderr)
-        return 1
+    facts = read_facts()
     if args.email:
         print(email(facts))
         return 0

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from benchmarks.render import BLUE, GREEN, GREY, ORANGE, STYLE
-from models.team08_HATFreq.system import atomic_write
 from scripts.release_weights import GOALS, ZOO, Facts, hours_to_goal, training_points
+from utils.files import atomic_write
 
 
 def draw(facts: Facts) -> Figure:

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from models.team08_HATFreq.image_io import read_rgb
-from models.team08_HATFreq.system import write_bytes
+from utils.files import write_bytes
 from utils.metrics import psnr_y
 
 DEMO = Path(__file__).resolve().parents[1] / "demo"

@@ -10,6 +10,7 @@ three sizes.
 
 import argparse
 import importlib.util
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,8 +21,8 @@ import torch
 from numpy.typing import NDArray
 
 from models.team08_HATFreq import HATFreq, set_exportable
-from models.team08_HATFreq.system import write_bytes
 from models.team08_HATFreq.weights import WeightsError, build, load
+from utils.files import UserError, command, write_bytes
 
 ROOT = Path(__file__).resolve().parents[1]
 ZOO = ROOT / "model_zoo" / "team08_HATFreq" / "hatfreq_light_x4.safetensors"
@@ -30,7 +31,7 @@ TOLERANCE = 1e-4
 SIZES = ((1, 48, 64), (2, 33, 50), (1, 5, 7))  # b h w: whole windows, padded ones, less than a window
 
 
-class ExportError(RuntimeError):
+class ExportError(UserError):
     """The graph could not be made, or computes something else."""
 
 
@@ -151,19 +152,16 @@ def export(weights: Path, out: Path) -> str:
     return f"{out}: {len(content) / 1e6:.1f} MB, opset {OPSET}; largest difference {difference:.1e} on {sizes} (b h w)"
 
 
+@command("export_onnx.py", WeightsError)
 def main(argv: Sequence[str] | None = None) -> None:
-    """Export from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, default=ZOO, help="default: the model zoo's light ones")
     parser.add_argument("--out", type=Path, required=True, help="ONNX file to write")
     args = parser.parse_args(argv)
     if missing := [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]:
-        raise SystemExit(f"export_onnx.py: {', '.join(missing)} not installed: pip install -e '.[onnx]'")
-    try:
-        print(export(args.weights, args.out))
-    except (WeightsError, ExportError, ValueError, OSError) as error:
-        raise SystemExit(f"export_onnx.py: {error}") from error
+        raise ExportError(f"{', '.join(missing)} not installed: pip install -e '.[onnx]'")
+    print(export(args.weights, args.out))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -26,7 +26,7 @@ fi
 clean "the factsheet has changed: look at it (with TeX: scripts/build_factsheet.sh) and commit it"
 
 say "3/3  The packages"
-name=$("$PYTHON" -c "from factsheet.facts import read_facts; print(read_facts().folder)")
+name=$("$PYTHON" -c "from utils.submission import read_facts; print(read_facts().folder)")
 out=dist/${1:+DRAFT_}$name
 partial=dist/.partial-$name
 rm -rf "$partial"

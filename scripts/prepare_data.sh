@@ -5,25 +5,19 @@
 #     bash scripts/prepare_data.sh imagenet    # list of the images that are large enough -> ImageNet/train.txt
 #     bash scripts/prepare_data.sh lsdir       # list -> LSDIR/train.txt
 #
-# and any other, by the commands of scripts/prepare_data.py (paths are then seen from where you stand):
-#
-#     bash scripts/prepare_data.sh sub-images photographs --out sub_images
-#     bash scripts/prepare_data.sh list 'photographs/**' --min_side 400 --out photographs.txt
-#     bash scripts/prepare_data.sh shards photographs.txt --out shards
-#     bash scripts/prepare_data.sh parquet s3://bucket/photographs --out shards
-#
-# Counts, sizes and times are printed. Stopped, the same command resumes.
-here=$PWD
-source "$(dirname "$0")/stage.sh"
+# Any other set: python -m scripts.prepare_data --help. Stopped, the same command resumes.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source scripts/environment.sh
+ensure_environment train
+DATA=${DATA:-datasets}
 
 command=${1:-}
 [ $# -eq 0 ] || shift
-export PYTHONPATH=$PWD
 prepare() { "$PYTHON" -m scripts.prepare_data "$@"; }
 case "$command" in
-df2k) prepare sub-images "$DATA/DIV2K/DIV2K_train_HR" "$DATA/Flickr2K/Flickr2K_HR" --expect df2k --out "$DATA/DF2K_sub" "$@" ;;
-imagenet) prepare list "$DATA/ImageNet/train/**" --expect imagenet --bad_images skip --out "$DATA/ImageNet/train.txt" "$@" ;;
-lsdir) prepare list "$DATA/LSDIR/**" --expect lsdir --out "$DATA/LSDIR/train.txt" "$@" ;;
-sub-images | list | shards | parquet) cd "$here" && prepare "$command" "$@" ;;
-*) fail "name a set to prepare, df2k, imagenet or lsdir, or a command, sub-images, list, shards or parquet (got '$command')" ;;
+df2k) prepare sub-images "$DATA/DIV2K/DIV2K_train_HR" "$DATA/Flickr2K/Flickr2K_HR" --expect 3450 --out "$DATA/DF2K_sub" "$@" ;;
+imagenet) prepare list "$DATA/ImageNet/train/**" --expect 1281167 --bad_images skip --out "$DATA/ImageNet/train.txt" "$@" ;;
+lsdir) prepare list "$DATA/LSDIR/**" --expect 84991 --out "$DATA/LSDIR/train.txt" "$@" ;;
+*) fail "name a set to prepare: df2k, imagenet or lsdir (got '$command')" ;;
 esac

@@ -1,4 +1,4 @@
-"""Toy training sets for scripts/rehearse.sh, laid out as in docs/data.md: tiles of photographs that scikit-image ships.
+"""Toy training sets for scripts/train.sh --toy, laid out as in docs/data.md: tiles of scikit-image photographs.
 
 python -m scripts.rehearsal_data rehearsal/data
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from models.team08_HATFreq.image_io import write_png
-from models.team08_HATFreq.system import write_bytes
+from utils.files import write_bytes
 from utils.resize import imresize
 
 TILE = 160  # stage 3's patches of the rehearsal are 112 pixels wide

@@ -28,13 +28,13 @@ import torch
 from huggingface_hub import EvalResult, ModelCardData
 from safetensors import safe_open
 
-from benchmarks.common import cpu_name, file_sha256, find_sets, open_network, restorer
-from evaluation.score import mean, score
+from evaluation.score import find_sets, mean, open_network, restorer, score
 from image_data.pairs import Pair
-from models.team08_HATFreq.system import write_bytes
 from models.team08_HATFreq.weights import load, read_state_dict, save_weights
 from training.checkpoint import load_checkpoint
 from training.config import TrainConfig
+from utils.environment import cpu_name
+from utils.files import file_sha256, write_bytes
 
 ZOO = Path(__file__).resolve().parents[1] / "model_zoo" / "team08_HATFreq"
 PASSES = {"single": 1, "x8": 8}
@@ -80,7 +80,7 @@ def run_facts(run: Path, start: str | None, changed: str, teacher: Path | None) 
         "steps": state["step"],
         "lr": training["lr"],
         "final_lr": rates[-1] if rates else training["lr"],
-        "finish_in": state["schedule"]["finish_in"],
+        "finish_in": state["schedule"]["cool_steps"],
         "batch": training["batch"],
         "patch": training["patch"],
         "patches": state["step"] * training["batch"],
@@ -176,7 +176,7 @@ def check_chain(runs: Sequence[Path]) -> None:
         state, _ = load_checkpoint(run)
         if state is None:
             raise SystemExit(f"{run} holds no checkpoint: name the folder of a run of train.py")
-        if run == runs[-1] and state["step"] < state["schedule"]["end"]:
+        if run == runs[-1] and state["step"] < state["schedule"]["last"]:
             raise SystemExit(f"{run} is not finished (its rate has not decayed to the end): train it to its end")
     for before, run in pairwise(runs):
         init = Path(json.loads((run / "config.json").read_text())["training"]["init"])

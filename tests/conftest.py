@@ -89,24 +89,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(autouse=True)
-def no_curves(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing them takes as long as all else in a short run; the tests that look at them ask for `curves`."""
-    if "curves" not in request.fixturenames:
-        monkeypatch.setattr("training.run_log.draw_curves", lambda *_: None)
-
-
-@pytest.fixture
-def curves() -> None:
-    """Runs draw their curves."""
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is kept from one run of the tests to the next, nor in the user's folders."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what needs CUDA where there is none."""
     if torch.cuda.is_available():

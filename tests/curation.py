@@ -12,7 +12,7 @@ from skimage import data
 from data_curation.embed.decode import measure
 from data_curation.features import SETTINGS, Record, Settings, normalised, write_shard
 from models.team08_HATFreq.image_io import read_rgb, write_png
-from models.team08_HATFreq.system import write_bytes
+from utils.files import write_bytes
 
 MODEL = "hand:made"
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket")

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 
 from benchmarks import common, render, tables
-from benchmarks.common import by_turns, command, find_sets, in_child, publish, run_script, teachers
+from benchmarks.common import by_turns, in_child, publish, run_script, teachers
 from benchmarks.render import RESULTS, draw_quality, quality_points
-from benchmarks.tables import Difference, paired
+from evaluation.score import find_sets
 from models.team08_HATFreq.image_io import write_png
+from utils.environment import shown_command
+from utils.files import UserError, file_sha256
 
 
 def quality_result(*rows: dict[str, Any], teachers: tuple[dict[str, str], ...] = ()) -> dict[str, Any]:
@@ -35,9 +37,9 @@ def test_sets_come_smallest_first_and_a_wrong_name_is_refused(tmp_path: Path) ->
     sets = find_sets(tmp_path)
     assert list(sets) == ["Small", "Large"] and common.named(sets) == "Small (1), Large (2)"
     assert list(find_sets(tmp_path, ["Large"])) == ["Large"]
-    with pytest.raises(SystemExit, match=r"Set5.*Large, Small"):
+    with pytest.raises(UserError, match=r"Set5.*Large, Small"):
         find_sets(tmp_path, ["Set5"])
-    with pytest.raises(SystemExit, match="HR and LRbicx4"):
+    with pytest.raises(UserError, match="HR and LRbicx4"):
         find_sets(tmp_path / "Small")
 
 
@@ -87,22 +89,7 @@ def test_a_killed_benchmark_leaves_no_process_at_work(tmp_path: Path, root: Path
 
 
 def test_a_command_shows_no_folder_of_the_machine() -> None:
-    assert command(["--bench", "/a/b/data/bench", "--rounds", "3"]).endswith("--bench .../data/bench --rounds 3")
-
-
-def test_paired_differences_have_students_interval() -> None:
-    found = paired([11.0, 22.0, 33.0], [10.0, 20.0, 30.0])
-    half = 4.302653 / 3**0.5  # t of 2 degrees of freedom at 0.975, over the root of n; the standard deviation is 1
-    assert found.values == (1.0, 2.0, 3.0) and found.mean == 2.0
-    assert (found.low, found.high) == pytest.approx((2 - half, 2 + half), rel=1e-6)
-    assert paired([1.0, 1.0], [0.0, 0.0]) == Difference(1.0, 1.0, 1.0, (1.0, 1.0))
-    with pytest.raises(ValueError, match="two pairs or more"):
-        paired([1.0], [1.0])
-
-
-def test_the_verdict_follows_the_interval() -> None:
-    verdicts = [Difference(1.0, low, high, ()).verdict for low, high in ((0.5, 1.5), (-2.0, -1.0), (-1.0, 2.0))]
-    assert verdicts == ["better", "worse", "no difference shown"]
+    assert shown_command(["--bench", "/a/b/data/bench", "--rounds", "3"]).endswith("--bench .../data/bench --rounds 3")
 
 
 def test_a_result_is_written_a_row_a_line_with_its_table(tmp_path: Path) -> None:
@@ -142,7 +129,7 @@ def test_teachers_are_told_by_the_facts_beside_the_weights(tmp_path: Path) -> No
     weights.write_bytes(b"weights")
     assert teachers(weights) == []
     one = {"name": "DAT", "sha256": "ab"}
-    facts = {"sha256": common.file_sha256(weights), "runs": [{"teacher": None}, {"teacher": one}, {"teacher": one}]}
+    facts = {"sha256": file_sha256(weights), "runs": [{"teacher": None}, {"teacher": one}, {"teacher": one}]}
     weights.with_suffix(".json").write_text(json.dumps(facts))
     assert teachers(weights) == [one]
     weights.write_bytes(b"others")

@@ -61,8 +61,9 @@ def score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     def run(*words: object) -> SimpleNamespace:
         try:
             status = script.main([str(word) for word in words])
-        except SystemExit as error:  # argparse's
-            status = error.code
+        except SystemExit as error:  # as the interpreter ends: a message goes to stderr, with status 1
+            status = error.code if isinstance(error.code, int) else 1
+            print("" if isinstance(error.code, int) else error.code, file=sys.stderr)
         said = capsys.readouterr()
         return SimpleNamespace(returncode=status, stdout=said.out, stderr=said.err)
 

@@ -7,8 +7,8 @@ import pytest
 from benchmarks.render import RESULTS, read_result
 from benchmarks.tables import Table
 from factsheet import tables
-from factsheet.facts import Facts, FactsError, Member, read_facts
 from factsheet.tables import latex, source, tabular, team, texts
+from utils.submission import Facts, FactsError, Member, read_facts
 
 
 def facts_file(tmp_path: Path, text: str) -> Path:
@@ -65,14 +65,11 @@ def test_what_the_team_lacks_is_a_visible_gap() -> None:
 
 def test_every_table_states_its_weights_and_how_it_was_measured() -> None:
     found = texts()
-    assert {"quality", "frequency", "selection", "speed", "complexity", "stages", "team", "numbers", "flow"} == set(
-        found
-    )
-    for name, file in (("quality", "quality"), ("selection", "selection")):
-        sha256 = read_result(RESULTS / f"{file}.json")["setting"]["weights"]["sha256"]
-        assert f"weights: sha256 {sha256[:12]}" in found[name]
-    assert "random weights" in found["speed"] and r"\texttt{docs/frequency.md}" in found["frequency"]
-    assert all("at commit" in found[name] for name in ("quality", "selection", "speed", "complexity"))
+    assert set(found) == {"quality", "speed", "complexity", "stages", "team", "numbers"}
+    sha256 = read_result(RESULTS / "quality.json")["setting"]["weights"]["sha256"]
+    assert f"weights: sha256 {sha256[:12]}" in found["quality"]
+    assert "random weights" in found["speed"]
+    assert all("at commit" in found[name] for name in ("quality", "speed", "complexity"))
 
 
 def test_a_missing_result_names_its_command(tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ from models.team08_HATFreq.folder import (
 )
 from models.team08_HATFreq.image_io import ImageError, Picture, read_rgb, write_png
 from models.team08_HATFreq.inference import HATFreqRestorer
-from models.team08_HATFreq.system import HOST, TEMPORARY
 from models.team08_HATFreq.weights import save_weights
+from utils.files import HOST, TEMPORARY
 
 COUNT = 6
 SETTINGS = {"model": "some"}

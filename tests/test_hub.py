@@ -12,7 +12,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from models.team08_HATFreq import PRESETS, HATFreq, override
 
-SHAPE = override(PRESETS["light"], {"embed_dim": 8, "depths": (2, 1), "num_heads": (1, 1), "frequency": "channels"})
+SHAPE = override(PRESETS["light"], {"embed_dim": 8, "depths": (2, 1), "num_heads": (1, 1), "frequency": "none"})
 
 
 def test_a_network_comes_back_from_a_folder(tmp_path: Path) -> None:
@@ -22,7 +22,7 @@ def test_a_network_comes_back_from_a_folder(tmp_path: Path) -> None:
         torch.nn.init.normal_(parameter, std=0.1)
     model.save_pretrained(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors", "README.md"}
-    assert json.loads((tmp_path / "config.json").read_text())["frequency"] == "channels"
+    assert json.loads((tmp_path / "config.json").read_text())["frequency"] == "none"
     card = (tmp_path / "README.md").read_text()
     assert "license: mit" in card and "pipeline_tag: image-to-image" in card
     again = HATFreq.from_pretrained(tmp_path).eval()

@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from benchmarks import peers, quality
-from benchmarks.common import find_sets
 from benchmarks.peers import AbsentError, Method, ncnn_method, ncnn_parameters
-from evaluation.score import mean, score
+from evaluation.score import find_sets, mean, score
 from models.team08_HATFreq import HATFreq, override
 from models.team08_HATFreq.image_io import read_rgb, write_png
 from models.team08_HATFreq.network import PRESETS

@@ -3,15 +3,13 @@
 import io
 import os
 import pickle
-import sys
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from image_data.headers import read_header
-from image_data.sources import ADDRESS, DataError, ImageFile, ImageList, expand, located
+from image_data.sources import DataError, ImageFile, ImageList, expand
 from models.team08_HATFreq.image_io import ImageError, write_png
 
 
@@ -84,7 +82,7 @@ def test_a_list_names_images_folders_and_shards_relative_to_itself(tree: Path, s
         ("nested.txt", "line 1: a list cannot name another list"),
         ("packed.tgz", "packed.tgz is a compressed archive: unpack it"),
         ("shut.tar", "shut.tar is not a tar shard that can be read .*the mark of its end is missing"),
-        ("doubled.tar", "doubled.tar holds several images called a.png"),
+        ("doubled.tar", "doubled.tar holds several images of one name"),
         ("packed.tar", "packed.tar is not a tar shard that can be read .*plain, not compressed"),
         ("cut.tar", "cut.tar is not a tar shard that can be read"),
         ("binary.txt", "binary.txt is not a list of images"),
@@ -113,7 +111,7 @@ def test_a_lost_or_cut_image_is_named(shard: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(ImageError, match=r"pipe.png is not a file that can be read"):
         ImageFile(tmp_path / "pipe.png").read_rgb()
-    with pytest.raises(ImageError, match=r"gone.png cannot be read \(No such file"):
+    with pytest.raises(ImageError, match=r"gone.png is not a file"):
         ImageFile(tmp_path / "gone.png").read_rgb()
 
 
@@ -168,48 +166,6 @@ def test_an_image_list_is_a_sequence_of_files(tree: Path, shard: Path) -> None:
         images[8]
 
 
-@pytest.mark.parametrize(
-    "form", ["tree", "tree/a", "tree/**", "*.tar", "shard-0.tar", "shard-0.tar::a1.png", "list.txt"]
-)
-def test_an_address_stands_for_what_the_path_does(form: str, tree: Path, shard: Path, tmp_path: Path) -> None:
-    """fsspec's own local files, so that it is its code that opens, lists and reads."""
-    write_png(tree / "0.png", noise(9))
-    (tree / "a-b").mkdir()
-    write_png(tree / "a-b" / "0.png", noise(8))  # by name alone before a/0.png
-    (tmp_path / "list.txt").write_text(f"# two\ntree/a/1.png\nfile://{shard}\n")
-    local = expand(str(shard if form == "*.tar" else tmp_path / form))
-    found = expand(f"file://{tmp_path}/{form}")
-    assert [image.name for image in found] == [
-        one.name if ADDRESS in one.name else f"file://{one.name}" for one in local
-    ]
-    assert all(image.remote for image in found) and len(found) > 0
-    assert [image.content() for image in found] == [image.content() for image in local]
-    assert [(image.stem, image.size) for image in found] == [(image.stem, image.size) for image in local]
-    assert [read_header(image)[:3] for image in found] == [read_header(image)[:3] for image in local]
-    assert pickle.loads(pickle.dumps(list(found))) == list(found)
-    assert ImageList.from_arrays(found.to_arrays()) == found
-
-
-def test_addresses_that_lead_nowhere_are_refused(shard: Path, tmp_path: Path, monkeypatch) -> None:
-    address = f"file://{tmp_path}"
-    for word, message in [
-        (f"{address}/none.tar", f"{address}/none.tar does not exist"),
-        (f"{address}/none*", "holds no images"),
-        ("nowhere://bucket/x.tar", r"nowhere://bucket/x.tar cannot be opened \(Unsupported filesystem.*credentials"),
-        (f"{address}/shard-0.tar::none.png", "holds no image none.png"),
-    ]:
-        with pytest.raises(DataError, match=message):
-            expand(word)
-    image = expand(f"{address}/shard-0.tar")[0]
-    os.truncate(shard, image.offset + 1)
-    with pytest.raises(ImageError, match=f"{address}/shard-0.tar::.* is cut short"):
-        image.content()
-    assert read_header(ImageFile(located(f"{address}/none.png"))).fault.startswith(
-        f"{address}/none.png cannot be read ("
-    )
-    shard.unlink()
-    with pytest.raises(ImageError, match=f"{address}/shard-0.tar::.* cannot be read .*restore it"):
-        image.content()
-    monkeypatch.setitem(sys.modules, "upath", None)
-    with pytest.raises(DataError, match=r"s3://bucket/x\.tar is an address: pip install"):
-        expand("s3://bucket/x.tar")
+def test_a_size_is_read_from_the_beginning_of_a_file_or_of_a_member(tree: Path, shard: Path) -> None:
+    for image in (*expand(str(tree / "a")), *expand(str(shard))):
+        assert image.size_in_pixels() == (8, 8)

@@ -91,11 +91,6 @@ def test_any_size_goes_in(tmp_path: Path, size: tuple[int, int]) -> None:
         assert torch.equal(opened(tmp_path / "w.safetensors")(lq), ours(lq).clamp(0, 1))
 
 
-def test_the_control_is_opened_as_bands(tmp_path: Path) -> None:
-    saved(tmp_path / "w.safetensors", "light", frequency="channels")
-    assert opened(tmp_path / "w.safetensors").model.config.frequency == "bands"
-
-
 def test_wrapped_files_of_torch_save_are_opened(tmp_path: Path) -> None:
     ours = saved(tmp_path / "w.safetensors", "light")
     state = {f"module.{key}": tensor for key, tensor in ours.state_dict().items()}

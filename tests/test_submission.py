@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from factsheet.facts import Facts, Member, read_facts
 from models.team08_HATFreq import main
 from scripts import check_submission
 from scripts.check_submission import email, faults
+from utils.submission import Facts, Member, read_facts
 
 FOLDER = "team08_HATFreq"
 WEIGHTS = f"model_zoo/{FOLDER}/hatfreq_light_x4.safetensors"

@@ -15,10 +15,8 @@ from models.team08_HATFreq import PRESETS, HATFreq, override
 from models.team08_HATFreq.image_io import write_png
 from models.team08_HATFreq.inference import BYTES_PER_PIXEL, LARGEST_TILE, HATFreqRestorer, choose_tile
 from models.team08_HATFreq.system import (
-    TEMPORARY,
-    atomic_write,
+    World,
     available_memory,
-    broadcast_from_main,
     choose_device,
     left_by_control_groups,
     peak_memory,
@@ -26,6 +24,17 @@ from models.team08_HATFreq.system import (
 )
 from models.team08_HATFreq.tiling import tile_starts
 from models.team08_HATFreq.weights import save_weights
+from utils.files import (
+    HOST,
+    TEMPORARY,
+    UserError,
+    atomic_write,
+    command,
+    file_sha256,
+    listed,
+    make_folder,
+    refuse_doubled,
+)
 
 NARROW = override(PRESETS["light"], {"embed_dim": 8, "depths": (1,), "num_heads": (1,)})
 
@@ -49,10 +58,11 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
         choose_device("cuda")
 
 
-@pytest.mark.parametrize(("capability", "slow"), [("DEFAULT", True), ("AVX2", True), ("AVX512", False)])
-def test_bf16_is_slow_without_avx512(monkeypatch: pytest.MonkeyPatch, capability: str, slow: bool) -> None:
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    assert slow_bf16(torch.device("cpu")) == slow and not slow_bf16(torch.device("cuda"))
+@pytest.mark.parametrize("units", [(False, False), (True, False), (False, True)])
+def test_bf16_is_slow_without_units_for_it(monkeypatch: pytest.MonkeyPatch, units: tuple[bool, bool]) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: units[0])
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: units[1])
+    assert slow_bf16(torch.device("cpu")) != any(units) and not slow_bf16(torch.device("cuda"))
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -70,9 +80,40 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
         pass
 
 
+def test_a_new_folder_is_swept_of_what_killed_processes_left(tmp_path: Path) -> None:
+    gone, alive = tmp_path / f"{TEMPORARY}x-{HOST}-999999999", tmp_path / f"{TEMPORARY}x-{HOST}-{os.getpid()}"
+    for path in (gone, alive, tmp_path / f"{TEMPORARY}x-elsewher-999999999", tmp_path / "kept"):
+        path.touch()
+    make_folder(tmp_path)
+    assert not gone.exists() and alive.exists() and len(list(tmp_path.iterdir())) == 3
+
+
+def test_names_in_messages_and_hashes(tmp_path: Path) -> None:
+    assert listed(["a", "b"]) == "a, b" and listed(list(range(17))).endswith("8, 9 and 7 more")
+    refuse_doubled("abc", "rename them")
+    with pytest.raises(UserError, match="a, b: rename them"):
+        refuse_doubled("abcab", "rename them")
+    (tmp_path / "a").write_bytes(b"abc")
+    assert file_sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_an_expected_error_of_a_command_is_its_message(capsys: pytest.CaptureFixture[str]) -> None:
+    def raising(error: BaseException) -> None:
+        raise error
+
+    assert command("a.py")(lambda argv: None)([]) == 0 and command("a.py")(lambda argv: 3)([]) == 3
+    for error in (UserError("b.png"), OSError("b.png"), KeyError("b.png")):
+        with pytest.raises(SystemExit) as stop:
+            command("a.py", KeyError)(lambda argv, error=error: raising(error))([])
+        assert "a.py" in str(stop.value.code) and "b.png" in str(stop.value.code)
+    assert command("a.py")(lambda argv: raising(KeyboardInterrupt()))([]) == 130
+    with pytest.raises(KeyError):
+        command("a.py")(lambda argv: raising(KeyError()))([])
+
+
 def test_alone_an_error_is_the_functions_own() -> None:
     with pytest.raises(KeyError):
-        broadcast_from_main(lambda: {}["x"], True, 1)
+        World().from_main(lambda: {}["x"])
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -10,10 +10,10 @@ from torch import nn
 from evaluation.score import restore_uint8
 from image_data.sources import DataError
 from models.team08_HATFreq.image_io import read_rgb, write_png
-from training.distributed import World
+from models.team08_HATFreq.system import World
 from training.lifetime import FolderError
-from training.run_log import Log, draw_samples, read_rows, write_list
-from training.validation import open_sets, read_sets, set_names, validate
+from training.run_log import Log, draw_samples, read_rows
+from training.validation import identity, open_sets, set_names, shares, validate
 
 ALONE = World(0, 1, torch.device("cpu"))
 
@@ -50,10 +50,8 @@ def test_each_process_reads_its_share_and_a_signal_ends_a_validation(tmp_path):
     sets = open_sets((str(tmp_path),), ())
     share = World(1, 2, torch.device("cpu"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(World, "gather", lambda self, item: [item])
         patch.setattr(World, "sum", lambda self, values: values)
-        names, _ = read_sets(sets, share)
-        assert set(names.values()) == {f"{tmp_path.name}/1"} and list(sets[0].pairs) == [1]
+        assert [(number, index) for number, _, index in shares(sets, share)] == [(1, 1)]
         assert validate(Brighter(), sets, share, 0, lambda: True) is None
     assert validate(Brighter(), sets, ALONE, 0, lambda: True) is None
 
@@ -64,21 +62,18 @@ def test_sets_are_known_by_what_they_hold(tmp_path):
     write_png(tmp_path / "one" / "HR" / "a.png", noise(32, 36))
     write_png(tmp_path / "two" / "HR" / "a.png", noise(32, 36, 1))
     word = str(tmp_path / "one" / "HR")
-    names, identity = read_sets(open_sets((word,), ()), ALONE)
-    assert set(names.values()) == {"one/a"} and len(names) == 8, "a target and its seven other orientations"
+    before = identity(open_sets((word,), ()))
     (tmp_path / "moved").mkdir()
     (tmp_path / "one").rename(tmp_path / "moved" / "one")
-    assert read_sets(open_sets((f"{tmp_path}/moved/one/HR",), ()), ALONE) == (names, identity)
-    assert read_sets(open_sets((f"{tmp_path}/two/HR",), ()), ALONE)[1] != identity
+    assert identity(open_sets((f"{tmp_path}/moved/one/HR",), ())) == before
+    assert identity(open_sets((f"{tmp_path}/two/HR",), ())) != before
 
 
 def test_a_target_without_an_inside_is_named_at_the_start(tmp_path):
     write_png(tmp_path / "a.png", noise(12, 12))
     write_png(tmp_path / "tiny.png", noise(11, 40))
-    with pytest.raises(
-        DataError, match=r"tiny\.png, cut .* scale, has 40x8 pixels, .* take it out of the validation set"
-    ):
-        read_sets(open_sets((str(tmp_path),), ()), ALONE)
+    with pytest.raises(DataError, match=r"tiny\.png"):
+        list(open_sets((str(tmp_path),), ())[0])
 
 
 def test_restored_samples_are_rounded_to_the_nearest():
@@ -104,7 +99,7 @@ def test_validation_pairs_are_found_by_either_name(tmp_path, name):
     np.testing.assert_array_equal(open_sets(*words)[0][0].lq, noise(8, 9, 1))
     write_png(lr / name, noise(8, 8))
     with pytest.raises(DataError, match=r"is 8x8, .*img_001\.png needs 9x8"):
-        read_sets(open_sets(*words), ALONE)
+        list(open_sets(*words)[0])
     write_png(hr / "img_002.png", noise(32, 36))
     with pytest.raises(DataError, match=r"lacks the low-resolution images of 1 targets: .*img_002\.png"):
         open_sets(*words)
@@ -170,8 +165,8 @@ def test_several_sets_have_columns_and_tensorboard_has_them_all(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     for step in (500, 1000, 1000):  # the second start makes step 1000 again
-        with Log(tmp_path, 500 if step > 500 else 0, ["Set5", "Set14"], tensorboard=True) as log:
-            log.add(row(step), {"Set5": 31.0, "Set14": 29.25})
+        log = Log(tmp_path, 500 if step > 500 else 0, ["Set5", "Set14"], tensorboard=True)
+        log.add(row(step), {"Set5": 31.0, "Set14": 29.25})
     assert log.path.read_text().splitlines() == [
         "step,loss,lr,psnr,images_per_s,seconds,psnr_Set5,psnr_Set14",
         "500,0.1,0.001,30.1235,9,7,31,29.25",
@@ -182,13 +177,6 @@ def test_several_sets_have_columns_and_tensorboard_has_them_all(tmp_path):
     assert set(events.Tags()["scalars"]) == {
         "loss", "lr", "psnr", "images_per_s", "seconds", "psnr_Set5", "psnr_Set14"
     }  # fmt: skip
-
-
-def test_images_left_out_are_listed(tmp_path):
-    write_list(tmp_path / "left_out.csv", ("name", "reason"), [("a,b.png", "too small: 3x3")])
-    assert (tmp_path / "left_out.csv").read_bytes() == b'name,reason\r\n"a,b.png",too small: 3x3\r\n'
-    write_list(tmp_path / "left_out.csv", ("name", "reason"), [])
-    assert not (tmp_path / "left_out.csv").exists()
 
 
 def test_samples_show_enlarged_restored_and_target(tmp_path):

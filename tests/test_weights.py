@@ -219,21 +219,6 @@ def test_what_does_not_fit_is_explained(tmp_path: Path, theirs: dict, ours: dict
     assert equal(model.state_dict(), before)
 
 
-def test_blocks_of_the_former_kind_are_refused_with_the_version_that_runs_them(tmp_path: Path) -> None:
-    state = fresh(frequency="none").state_dict() | {"layers.0.freq.reduce.0.weight": torch.zeros(6, 12, 1, 1)}
-    for told in ({}, {"model": json.dumps({**dataclasses.asdict(TINY), "frequency": "both"})}):
-        save_weights(state, tmp_path / "a.safetensors", told)
-        with pytest.raises(WeightsError, match=r"git checkout 831619b.*benchmarks\.frequency\.carry"):
-            load(tmp_path / "a.safetensors")
-
-
-def test_the_control_takes_the_tensors_of_bands(tmp_path: Path) -> None:
-    save_weights(fresh(), tmp_path / "a", {})
-    model = fresh(seed=1, frequency="channels")
-    load_weights(model, tmp_path / "a")
-    assert equal(model.state_dict(), fresh().state_dict())
-
-
 @pytest.mark.parametrize(
     ("change", "text"),
     [
@@ -387,20 +372,13 @@ def test_metadata_that_claims_another_network_is_refused_at_once(tmp_path: Path,
 # -- What a file of ours says of itself -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("frequency", ["bands", "channels", "none"])
+@pytest.mark.parametrize("frequency", ["bands", "none"])
 def test_a_file_of_ours_opens_as_what_it_is(tmp_path: Path, frequency: str) -> None:
     model = fresh(frequency=frequency, conv_scale=0.3, drop_path_rate=0.2)
     save_weights(model, tmp_path / "a.safetensors", {})
     opened, line = build(load(tmp_path / "a.safetensors"))
     assert opened.config == model.config and f"frequency {frequency}" in line
     assert equal(opened.state_dict(), model.state_dict())
-
-
-def test_metadata_of_earlier_versions_is_read(tmp_path: Path) -> None:
-    model = fresh(frequency="channels")
-    told = {**dataclasses.asdict(model.config), "fused_attention": True, "checkpointing": False}
-    save_weights(model.state_dict(), tmp_path / "a.safetensors", {"model": json.dumps(told)})
-    assert load(tmp_path / "a.safetensors").config == model.config
 
 
 @pytest.mark.parametrize("text", ["HAT-L", "null", "[1]", '"light"'])

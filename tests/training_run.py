@@ -25,7 +25,7 @@ SERVER = """
 import json, os, sys, time, signal
 import torch
 import train
-from training.lifetime import exit_with
+from training.lifetime import exit_with, leave_with_parent
 torch.set_num_threads(1)
 
 
@@ -42,6 +42,7 @@ def launch(output, report, ranks, port, patch, arguments):
                 size = str(ranks)
                 os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": size, "MASTER_PORT": str(port)}
                 os.environ |= {"LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1"}
+                leave_with_parent()
             exec(patch, {"train": train, "os": os, "signal": signal, "time": time, "torch": torch, "rank": rank})
             exit_with(lambda: train.main(arguments))
         pids[pid] = rank
@@ -144,7 +145,7 @@ class Server:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        words = [*arguments, "--log_every", "1"]
+        words = [*arguments, "--log_every", "0"]
         request = {"ranks": ranks, "port": port, "patch": patch, "arguments": words}
         line = json.dumps({"output": str(run.output), "report": str(run.report), **request})
         assert self.process.stdin
@@ -156,7 +157,6 @@ class Server:
 @contextmanager
 def run_server(root: Path, folder: Path) -> Iterator[Server]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(root)}
-    environment["XDG_CACHE_HOME"] = str(folder / "cache")
     command = [sys.executable, "-c", SERVER]
     with subprocess.Popen(command, stdin=subprocess.PIPE, text=True, env=environment, cwd=root) as process:
         yield Server(process, folder)
@@ -180,7 +180,7 @@ def assert_equal_runs(a: Path, b: Path) -> None:
     assert one["optimiser"]["param_groups"] == two["optimiser"]["param_groups"]
     for number, moments in one["optimiser"]["state"].items():
         assert all(torch.equal(moments[name], two["optimiser"]["state"][number][name]) for name in moments)
-    for key in ("step", "schedule", "losses", "best_psnr", "data"):
+    for key in ("step", "schedule", "losses", "best", "data"):
         assert one[key] == two[key], key
     assert log_rows(a) == log_rows(b)
     for name in ("best.safetensors", "last.safetensors"):

@@ -1,41 +1,51 @@
-"""A run's processes end together, whatever ends the first of them, and one run at a time owns a folder."""
+"""The life of a run's processes: they leave with their parent and on signals, and one start owns a run folder.
 
-import errno
+PyTorch is not imported here: a process that is to leave with torchrun says so before its first slow import.
+"""
+
+import ctypes
+import faulthandler
 import multiprocessing
 import os
 import signal
-import socket
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
-import torch
-import torch.distributed as dist
+from utils.files import UserError, make_folder
 
-from models.team08_HATFreq.system import make_folder
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
+T = TypeVar("T")
 LOCK = "lock"
-GRACE = 2.0  # seconds that a process has to say why it ends, once another one is gone
+PR_SET_PDEATHSIG = 1
 REPEATED = 5.0  # seconds within which a second signal is the first one's echo: torchrun hands on what the group got too
-FOR_EVER = timedelta(days=365)
-GONE = "another process of this run is gone; see its message"
+GRACE = 25  # seconds that a rank has for its checkpoint after a signal; torchrun kills after 30, without a word
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The end of a process
-# ---------------------------------------------------------------------------------------------------------------------
+class FolderError(UserError):
+    """A run folder that cannot be used; the message says why and what to do."""
+
+
+class Stopped(Exception):  # noqa: N818 - not an error
+    """A signal came while the run waited for its data."""
+
+
+def leave_with_parent() -> None:
+    """Have the kernel kill this process when the one that started it ends, however it ends (Linux)."""
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    # Too late if torchrun was killed before this line; in a container it may be process 1 itself.
+    if (
+        os.getppid() == 1
+        and "TORCHELASTIC_RUN_ID" in os.environ
+        and b"torch" not in Path("/proc/1/cmdline").read_bytes()
+    ):
+        sys.exit("train.py: torchrun, which started this process, is gone")
 
 
 def exit_with(main: Callable[[], int]) -> NoReturn:
@@ -59,23 +69,18 @@ def exit_with(main: Callable[[], int]) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()
-    if hasattr(signal, "SIGCHLD"):
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler would raise for the workers killed here
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler would raise for the workers killed here
     for child in multiprocessing.active_children():
         child.kill()
     os._exit(status)
-
-
-class PeerError(RuntimeError):
-    """Another process of the run is gone: its own message says why."""
 
 
 class StopSignals:
     """Remembers SIGTERM or SIGINT, so that the step in progress ends with a checkpoint; a second one, later, acts."""
 
     def __init__(self) -> None:
-        self.received, self.time = 0, 0.0
-        self.before: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
+        self.received, self.time, self.waiting = 0, 0.0, False
+        self.before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignals":
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -83,133 +88,69 @@ class StopSignals:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.relax()
         for number, handler in self.before.items():
             signal.signal(number, handler)
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:
-        if self.received and time.monotonic() - self.time > REPEATED:
-            self.__exit__()
-            os.kill(os.getpid(), number)
-        if not self.received:
-            self.received, self.time = number, time.monotonic()
+        if self.received:
+            if time.monotonic() - self.time > REPEATED:
+                self.__exit__()
+                os.kill(os.getpid(), number)
+            return
+        self.received, self.time = number, time.monotonic()
+        if (
+            "RANK" in os.environ
+        ):  # it may wait for a rank that is gone, outside Python: then this says where, and leaves
+            faulthandler.dump_traceback_later(GRACE, exit=True)
+        if self.waiting:
+            raise Stopped
 
+    def relax(self) -> None:
+        """Let what is left to do take its time."""
+        faulthandler.cancel_dump_traceback_later()
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The end of the others
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def leave_with_parent() -> None:
-    """End this process soon after the one that started it (torchrun): an orphan would go on writing the run folder."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        print(f"train.py: process {parent}, which started this one, is gone", file=sys.stderr, flush=True)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-@contextmanager
-def leave_with_others(rank: int, size: int) -> Iterator[None]:
-    """End this process soon after any other one of the run, in the midst of whatever it waits for.
-
-    A process that waits in a collective for one that is gone may never return to Python (NCCL), and torchrun kills it
-    after 30 seconds only. So each process waits in a thread for a word of its neighbour, which comes at the end; a
-    neighbour that dies closes the connection.
-
-    Raises:
-        PeerError: in place of the error of a collective whose other side is gone.
-    """
-    group = dist.new_group(backend="gloo", timeout=FOR_EVER)
-    gone, ended = threading.Event(), threading.Event()
-
-    def watch() -> None:
+    def next(self, items: Iterator[T]) -> T | None:
+        """The next item; None if a signal has come, or comes while it is waited for."""
+        item = None
         try:
-            dist.recv(torch.zeros(1), src=(rank - 1) % size, group=group)
-            ended.set()
-        except RuntimeError:
-            gone.set()
-            time.sleep(GRACE)  # the main thread may be about to say why
-            print(f"train.py: {GONE}", file=sys.stderr, flush=True)
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-    try:
-        yield
-    except RuntimeError as error:
-        if gone.wait(1):
-            raise PeerError(GONE) from error
-        raise
-    # Not after an error: then this process leaves, and the others with it.
-    dist.send(torch.zeros(1), dst=(rank + 1) % size, group=group)
-    ended.wait()
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The run folder
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-class FolderError(ValueError):
-    """A run folder that cannot be used; the message says why and what to do."""
+            try:
+                self.waiting = True
+                if not self.received:
+                    item = next(items)
+            finally:
+                self.waiting = False
+        except Stopped:
+            return None
+        return item
 
 
 @contextmanager
 def owned(folder: Path) -> Iterator[None]:
-    """Make a run folder and own it: no other start may write there meanwhile.
-
-    The lock ends with this process, however it ends. It is a POSIX lock, which network file systems share between
-    machines, and which forked workers do not inherit.
+    """Make a run folder and own it: no other start may write there meanwhile. The lock ends with this process.
 
     Raises:
-        FolderError: another process owns it (named), or nothing can be written there.
+        FolderError: another start owns it, or nothing can be written there.
     """
+    from filelock import FileLock, Timeout
+
     new = not folder.exists()
+    make_folder(folder)
+    lock = FileLock(folder / LOCK)
     try:
-        make_folder(folder)
-    except OSError as error:
-        raise FolderError(f"--out: {error.strerror}") from error
-    try:
-        file = _locked(folder / LOCK)
+        lock.acquire(timeout=1)  # the workers of a start that was killed a moment ago may still hold it
+    except Timeout as error:
+        raise FolderError(
+            f"{folder} is in use by another start: wait for its end, stop it or name another --out"
+        ) from error
+    except NotImplementedError:
+        print(f"warning: {folder} lies where files cannot be locked: start no second run on it", file=sys.stderr)
     except OSError as error:
         raise FolderError(f"--out {folder} cannot be written ({error.strerror}): name another folder") from error
-    with file:
-        file.truncate(0)
-        started = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        file.write(f"process {os.getpid()} on {socket.gethostname()}, since {started}")
-        file.flush()
-        try:
-            yield
-        finally:
-            if new and os.listdir(folder) == [LOCK]:  # the run never began
-                os.unlink(folder / LOCK)
-                folder.rmdir()
-            else:
-                file.truncate(0)
-
-
-def _locked(path: Path) -> Any:
-    while True:
-        file = path.open("a+")
-        try:
-            if fcntl:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):
-                file.seek(0)
-                owner = file.read() or "another process"
-                file.close()
-                raise FolderError(
-                    f"{path.parent} is in use by {owner}: wait for its end or stop it, or choose another --out"
-                ) from error
-            print(
-                f"warning: {path.parent} cannot be locked ({error.strerror}): start no second run on it",
-                file=sys.stderr,
-            )
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                return file
-        file.close()  # its owner removed it meanwhile
+    try:
+        yield
+    finally:
+        lock.release()
+        if new and set(os.listdir(folder)) <= {LOCK}:  # the run never began
+            (folder / LOCK).unlink(missing_ok=True)
+            folder.rmdir()

@@ -10,15 +10,14 @@ import torch
 from torch import Tensor
 
 from evaluation.score import restore_uint8, score
-from image_data.geometry import orient
 from image_data.pairs import Pair, PairFiles
 from image_data.sources import DataError
-from training.distributed import World
-from training.photographs import digest
+from models.team08_HATFreq.system import World
+from training.training_set import file_sizes
 from utils.metrics import BORDER
 
 Network = Callable[[Tensor], Tensor]
-PLAIN = ("hr", "gt", "targets")  # folder names that say nothing of the set: its parent's name does
+PLAIN = ("hr", "gt", "targets", "**")  # folder names that say nothing of the set: its parent's name does
 
 
 class ValidationSet:
@@ -33,7 +32,14 @@ class ValidationSet:
 
     def __getitem__(self, index: int) -> Pair:
         if index not in self.pairs:
-            self.pairs[index] = self.files[index]
+            pair = self.files[index]
+            h, w = pair.target.shape[:2]
+            if min(h, w) <= 2 * BORDER:
+                name, least = self.files.targets[index].name, 2 * BORDER + 1
+                raise DataError(
+                    f"{name} has {w}x{h} pixels, and validation needs {least} a side: take it out of the set"
+                )
+            self.pairs[index] = pair
         return self.pairs[index]
 
     def __iter__(self) -> Iterator[Pair]:
@@ -52,52 +58,33 @@ def open_sets(valid_hr: tuple[str, ...], valid_lr: tuple[str, ...]) -> list[Vali
     """
     lrs = valid_lr or ("",) * len(valid_hr)
     files = [PairFiles(hr, lr) for hr, lr in zip(valid_hr, lrs, strict=True)]
-    return [ValidationSet(name, one) for name, one in zip(set_names(valid_hr), files, strict=True)]
+    return [ValidationSet(name, pairs) for name, pairs in zip(set_names(valid_hr), files, strict=True)]
 
 
 def set_names(words: tuple[str, ...]) -> list[str]:
     """What sets are called: `bench/Set5/HR` -> `Set5`, `DIV2K_valid_HR` as it is; the whole word where two agree."""
-    parts = [[part for part in Path(word).parts if part.lower() not in (*PLAIN, "**")] for word in words]
-    names = [Path(found[-1]).stem if found else word for found, word in zip(parts, words, strict=True)]
+    parts = [[part for part in Path(word).parts if part.lower() not in PLAIN] for word in words]
+    names = [Path(telling[-1]).stem if telling else word for telling, word in zip(parts, words, strict=True)]
     return [name if names.count(name) == 1 else word for name, word in zip(names, words, strict=True)]
+
+
+def identity(sets: list[ValidationSet]) -> str:
+    """A hash of the sets' names and files' sizes, by which a resumed run knows whether they are the same."""
+    digest = blake2b(digest_size=16)
+    for valid in sets:
+        digest.update(
+            repr((valid.name, [image.stem for image in valid.files.targets])).encode(errors="surrogateescape")
+        )
+        for images in (valid.files.targets, valid.files.lr_images):
+            digest.update(file_sizes(images).tobytes() if images else b"")
+    return digest.hexdigest() if sets else ""
 
 
 def shares(sets: list[ValidationSet], world: World) -> Iterator[tuple[int, ValidationSet, int]]:
     """This process's images: number over all sets, set, and number in the set."""
-    places = [(one, index) for one in sets for index in range(len(one))]
-    for number in range(world.rank, len(places), world.size):
-        yield number, *places[number]
-
-
-def read_sets(sets: list[ValidationSet], world: World) -> tuple[dict[bytes, str], str]:
-    """Read all pairs, each in the process that will validate on it.
-
-    Returns:
-        digest -> name of every target, in all eight orientations, for the audit of the training set; and a hash of the
-        sets, by which a resumed run knows whether they are the same.
-
-    Raises:
-        DataError: sizes that do not fit, or a target of which the metric's border leaves nothing.
-        ImageError: an image that cannot be read.
-    """
-    names: dict[bytes, str] = {}
-    hashes: list[tuple[int, str]] = []
-    for number, one, index in shares(sets, world):
-        pair = one[index]
-        h, w = pair.target.shape[:2]
-        if min(h, w) <= 2 * BORDER:
-            raise DataError(
-                f"{one.files.targets[index].name}, cut to multiples of the scale, has {w}x{h} pixels, and the metric "
-                f"leaves {BORDER} on each side out: "
-                "take it out of the validation set"
-            )
-        for orientation in range(8):
-            names.setdefault(digest(orient(pair.target, orientation)), f"{one.name}/{pair.name}")
-        hashes.append((number, (digest(pair.target) + digest(pair.lq)).hex()))
-    gathered = world.gather((names, hashes))
-    everything = sorted(pair for _, part in gathered for pair in part)
-    identity = blake2b(repr(([(one.name, len(one)) for one in sets], everything)).encode(), digest_size=16).hexdigest()
-    return {key: name for part, _ in gathered for key, name in part.items()}, identity if sets else ""
+    pairs = [(valid, index) for valid in sets for index in range(len(valid))]
+    for number in range(world.rank, len(pairs), world.size):
+        yield number, *pairs[number]
 
 
 def validate(
@@ -114,13 +101,13 @@ def validate(
     """
     restore = partial(restore_uint8, network, device=world.device, tile=tile)
     values = torch.zeros(sum(map(len, sets)) + 1, dtype=torch.float64)
-    for number, one, index in shares(sets, world):
+    for number, valid, index in shares(sets, world):
         if stopped():
             values[-1] = 1
             break
-        values[number] = score(restore, [one[index]], ssim=False)[0].psnr
-    *found, interrupted = world.sum(values.to(world.device)).tolist()
+        values[number] = score(restore, [valid[index]], ssim=False)[0].psnr
+    *psnr, interrupted = world.sum(values.to(world.device)).tolist()
     if interrupted:
         return None
-    each = iter(found)
-    return {one.name: math.fsum(next(each) for _ in range(len(one))) / len(one) for one in sets}
+    each = iter(psnr)
+    return {valid.name: math.fsum(next(each) for _ in range(len(valid))) / len(valid) for valid in sets}

@@ -1,3 +1,5 @@
+import sys
+
 from data_curation.dedup import main
 
-main()
+sys.exit(main())

@@ -17,7 +17,7 @@ from data_curation.dedup.agreement import MIN_COMMON, MIN_LEAK, Verdict, verify
 from data_curation.dedup.registration import COUNT, View, view
 from data_curation.embed.keypoints import POOL_SIDE, find_keypoints, hashed
 from data_curation.images import read_checked
-from models.team08_HATFreq.system import write_bytes
+from utils.files import write_bytes
 
 EVALUATION_SIDE = 1024  # pixels: twice those of the pool's images, so that small crops are found in them
 BLOCK = 256  # pairs a file of verdicts

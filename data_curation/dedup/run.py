@@ -36,10 +36,10 @@ from data_curation.images import read_checked
 from data_curation.joined import open_features
 from data_curation.pictures import pair as side_by_side
 from data_curation.pictures import sheet
-from data_curation.workers import CONTEXT, start_worker
 from image_data.sources import DataError
+from image_data.workers import CONTEXT, start_worker
 from models.team08_HATFreq.image_io import ImageError, write_png
-from models.team08_HATFreq.system import make_folder, write_bytes
+from utils.files import command, make_folder, write_bytes
 
 PICTURED = 24  # pairs in duplicates.png
 SUSPICIOUS = 0.1  # share of the pool removed for evaluation images from which on a warning is due
@@ -222,20 +222,18 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
+@command("data_curation.dedup", ImageError)
 def main(argv: list[str] | None = None) -> None:
-    """Run the command."""
     args = arguments(argv)
+    context = get_context(CONTEXT)
+    context.set_forkserver_preload(["data_curation.dedup.judging"])
     try:
-        context = get_context(CONTEXT)
-        context.set_forkserver_preload(["data_curation.dedup.judging"])
         with ProcessPoolExecutor(args.workers, context, start_worker) as workers:
             run = Deduplication(args, workers)
             findings = run.run()
-        write_outputs(run, findings)
-    except (DataError, ImageError, OSError) as error:
-        raise SystemExit(f"data_curation.dedup: {error}") from error
     except BrokenProcessPool as error:
-        raise SystemExit("data_curation.dedup: a worker process died (memory?): try fewer --workers") from error
+        raise DataError("a worker process died (memory?): try fewer --workers") from error
+    write_outputs(run, findings)
 
 
 def _check_evaluation(pool: Features, evaluation: Features) -> None:

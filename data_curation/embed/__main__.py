@@ -1,3 +1,5 @@
+import sys
+
 from data_curation.embed import main
 
-main()
+sys.exit(main())

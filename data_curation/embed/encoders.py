@@ -18,12 +18,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from data_curation.embed.preprocess import Preprocess
+from utils.files import UserError, file_sha256
 
 LOCAL_MODEL, _HUB = "local-dir:", "hf-hub:"  # open_clip's schemes of a model's name
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-class EncoderError(ValueError):
+class EncoderError(UserError):
     """An encoder that is unavailable; the message names it and the remedy."""
 
 
@@ -139,15 +140,6 @@ def backbone_encoder(name: str, weights: Path, device: torch.device, bf16: bool,
     network = network.to(device).eval()
     dimension = _dimension(network, preprocess, device)
     return Encoder(f"{name}:{_short(digest)}", digest, preprocess, network, dimension, device, bf16, batch)
-
-
-def file_sha256(path: Path) -> str:
-    """The hash of a file's bytes, in hex."""
-    digest = sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 @torch.inference_mode()

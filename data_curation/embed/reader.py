@@ -15,8 +15,8 @@ from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
 from data_curation.embed.decode import Decoded, decode, reason_of
 from data_curation.embed.preprocess import Preprocess
-from data_curation.workers import CONTEXT, start_worker
 from image_data.sources import ImageFile
+from image_data.workers import CONTEXT, start_worker
 
 Outcome = Decoded | str  # or why there is none
 

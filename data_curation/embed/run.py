@@ -22,12 +22,11 @@ from typing import Any
 
 import numpy as np
 
-from data_curation.embed.encoders import EncoderError
 from data_curation.embed.shards import Done, bytes_of, embed_here, fingerprint, make_encoder
 from data_curation.features import SETTINGS, Features, FeaturesError, Settings, finished_inputs, read_settings
-from image_data.sources import ADDRESS, MAX_LISTED, DataError, ImageFile, ImageList, expand
+from image_data.sources import DataError, ImageFile, ImageList, expand
 from models.team08_HATFreq.image_io import ImageError
-from models.team08_HATFreq.system import make_folder, write_bytes
+from utils.files import command, listed, make_folder, write_bytes
 
 
 class CutList(Sequence[list[ImageFile]]):
@@ -52,7 +51,7 @@ def images_of(words: Sequence[str]) -> ImageList:
     """
     images = ImageList()
     for word in words:
-        images.extend(expand(word if ADDRESS in word else str(Path(word).absolute())))
+        images.extend(expand(str(Path(word).absolute())))
     hashes = np.fromiter((hash(image.name) for image in images), np.int64, len(images))  # names take ten times as much
     _, place, count = np.unique(hashes, return_inverse=True, return_counts=True)
     alike = Counter(images[row].name for row in np.flatnonzero(count[place] > 1))
@@ -168,7 +167,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         prog="data_curation.embed", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("images", nargs="+", help="folders, folder/**, lists, tar shards, image files, or addresses (s3://...)")
+    add("images", nargs="+", help="folders, folder/**, lists, tar shards, or image files")
     add("--out", type=Path, required=True, help="the features folder")
     add("--known", type=Path, nargs="+",
         help="features folders of other images: what they hold, by its bytes, is left out")  # fmt: skip
@@ -206,19 +205,14 @@ def positive(word: str) -> int:
     return number
 
 
+@command("data_curation.embed", ImageError, RuntimeError)
 def main(argv: list[str] | None = None) -> None:
-    """Run the command."""
-    args = arguments(argv)
-    try:
-        run(args)
-    except (DataError, EncoderError, ImageError, OSError, RuntimeError) as error:
-        raise SystemExit(f"data_curation.embed: {error}") from error
+    run(arguments(argv))
 
 
 def _print_shard(number: int, shards: int, read: int, unreadable: list[tuple[str, str]], seconds: float) -> None:
     total = read + len(unreadable)
     print(f"shard {number + 1} of {shards}: {total} images in {seconds:.1f} s ({total / seconds:.1f}/s)", flush=True)
-    for name, reason in unreadable[:MAX_LISTED]:
-        print(f"  unreadable: {name!r} {reason}", file=sys.stderr)
-    if len(unreadable) > MAX_LISTED:
-        print(f"  and {len(unreadable) - MAX_LISTED} more, see shard_{number:05}.unreadable.csv", file=sys.stderr)
+    if unreadable:
+        names = listed([f"{name!r} {reason}" for name, reason in unreadable], "; ")
+        print(f"  unreadable (shard_{number:05}.unreadable.csv): {names}", file=sys.stderr)

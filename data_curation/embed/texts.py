@@ -10,6 +10,7 @@ images, so do not mix both in one choice.
 
 import argparse
 import re
+import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,12 +21,12 @@ import torch
 from numpy.typing import NDArray
 
 from data_curation.embed.decode import measure
-from data_curation.embed.encoders import EncoderError, clip_encoder
+from data_curation.embed.encoders import clip_encoder
 from data_curation.embed.run import prepare
 from data_curation.features import Record, Settings, normalised, write_shard
 from image_data.sources import DataError
 from models.team08_HATFreq.image_io import write_png
-from models.team08_HATFreq.system import make_folder
+from utils.files import command, make_folder
 
 CARD = 1024  # pixels a side: larger than any image that an encoder is shown, so that select does not warn of its size
 CARDS = "sentences"  # their folder in the features folder
@@ -69,8 +70,8 @@ def write_card(folder: Path, number: int, sentence: str) -> Record:
     return measure(str(path), path.read_bytes(), card(sentence))
 
 
+@command("data_curation.embed.texts", RuntimeError)
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command."""
     parser = argparse.ArgumentParser(
         prog="data_curation.embed.texts", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -80,10 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--model", default="ViT-L-14", help="as the pool's (default %(default)s)")
     add("--pretrained", default="openai", help="as the pool's (default %(default)s)")
     args = parser.parse_args(argv)
-    try:
-        embed_sentences(args.sentences, args.out, args.model, args.pretrained)
-    except (DataError, EncoderError, OSError, RuntimeError) as error:
-        raise SystemExit(f"data_curation.embed.texts: {error}") from error
+    embed_sentences(args.sentences, args.out, args.model, args.pretrained)
 
 
 def embed_sentences(path: Path, out: Path, model: str, pretrained: str) -> None:
@@ -105,4 +103,4 @@ def embed_sentences(path: Path, out: Path, model: str, pretrained: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,3 +1,5 @@
+import sys
+
 from data_curation.report import main
 
-main()
+sys.exit(main())

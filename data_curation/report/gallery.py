@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from data_curation.features import Features
 from data_curation.images import read_checked
-from models.team08_HATFreq.system import make_folder, write_bytes
+from utils.files import make_folder, write_bytes
 
 SIDE = 96  # pixels of a thumbnail's longer side
 _QUALITY = 55  # of JPEG: some 2 KB each

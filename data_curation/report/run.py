@@ -35,7 +35,7 @@ from data_curation.report.gallery import write_gallery
 from data_curation.select import NAME
 from image_data.sources import DataError
 from models.team08_HATFreq.image_io import ImageError, write_png
-from models.team08_HATFreq.system import make_folder, write_bytes
+from utils.files import command, make_folder, write_bytes
 
 BOX = 150  # pixels of the side of a picture on a sheet
 NEIGHBOURS, QUERIES = 5, 8  # shown of each query, and queries
@@ -267,8 +267,8 @@ def run(args: argparse.Namespace) -> None:
     print(f"{args.out / 'index.html'}: {counts['chosen']} of {counts['pool']} images chosen")
 
 
+@command("data_curation.report", ImageError)
 def main(argv: list[str] | None = None) -> None:
-    """Run the command."""
     parser = argparse.ArgumentParser(
         prog="data_curation.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -280,10 +280,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.examples < 2:
         parser.error(f"--examples must be at least 2, not {args.examples}")
-    try:
-        run(args)
-    except (DataError, ImageError, OSError) as error:
-        raise SystemExit(f"data_curation.report: {error}") from error
+    run(args)
 
 
 def _no_clip(model: str) -> list[str]:

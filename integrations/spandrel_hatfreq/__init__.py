@@ -7,8 +7,7 @@
     sr = model(lq)  # float 1 3 h w in [0, 1]
 
 The shape is read off the tensors. A HATFreq is a HAT with `layers.i.freq.*`; a file without them is a HAT, and stays
-spandrel's. What tensors do not tell: a network that was trained with `frequency="channels"`, the control, has
-the tensors of `bands` and is opened as such. A `light` without frequency blocks is not opened: spandrel's HAT has no
+spandrel's. A `light` without frequency blocks is not opened: spandrel's HAT has no
 `pixelshuffledirect`, and to take every file with that key for ours would be to guess what it adds up.
 """
 

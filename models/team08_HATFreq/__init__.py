@@ -32,7 +32,7 @@ def build_model(preset: str, frequency: str = "bands", scale: int = 4) -> HATFre
 
     Args:
         preset: `light`, `small`, `base` or `large`; without fusion the last three are HAT-S, HAT and HAT-L.
-        frequency: `bands`, `channels` (its control) or `none` (plain HAT).
+        frequency: `bands` or `none` (plain HAT).
         scale: 2, 3 or 4.
 
     Raises:

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 
 from .network import HATFreq, HybridAttentionBlock, OverlappingAttentionBlock
+from .system import HATFreqError
 
 VECTOR_BITS = {"AVX512": 512, "AVX2": 256}  # of a processor's capability, as PyTorch names it
 
 
-class CompilerError(RuntimeError):
+class CompilerError(HATFreqError):
     """The machine lacks what torch.compile needs; the message names it."""
 
 

@@ -32,7 +32,7 @@ from .image_io import (
     size_of,
     write_picture,
 )
-from .system import make_folder, peak_memory, world
+from .system import HATFreqError, make_folder, peak_memory, world
 
 RECORD = "record.jsonl"
 Progress = Callable[[int, int], None]  # passes done, passes in all
@@ -43,7 +43,7 @@ MAX_LISTED = 10  # files that a message names
 _REMEDY = "use --overwrite to replace them, or another folder"
 
 
-class RestorationError(RuntimeError):
+class RestorationError(HATFreqError):
     """A run that could not begin, or in which some images could not be restored; the message names them."""
 
 
@@ -306,7 +306,7 @@ def restore_files(
         FailedImagesError: at the end, naming the images that failed; in the first process.
     """
     team, started = world(), time.monotonic()
-    images = team.broadcast(lambda: _begin(target, restorer.settings, files, overwrite).images)
+    images = team.from_main(lambda: _begin(target, restorer.settings, files, overwrite).images)
     record = Record(target, restorer.settings, images, team.rank)
     if device is not None and device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from .fourier import irfft2, rfft2
 
-FrequencyMode = Literal["bands", "channels", "none"]
+FrequencyMode = Literal["bands", "none"]
 FREQUENCY_MODES: tuple[str, ...] = get_args(FrequencyMode)
 RINGS = 8
 HIGHEST = math.sqrt(0.5)  # cycles/pixel at the corner of the plane of frequencies
@@ -35,18 +35,10 @@ class FrequencyFusion(nn.Module):
 
     Args:
         dim: channels c.
-        mode: `bands`, or `channels`: the same parameters without a transform, one gate for all frequencies of a
-            channel, which is the control of the experiment.
-
-    Raises:
-        ValueError: an unknown mode.
     """
 
-    def __init__(self, dim: int, mode: FrequencyMode = "bands") -> None:
+    def __init__(self, dim: int) -> None:
         super().__init__()
-        if mode not in FREQUENCY_MODES or mode == "none":
-            raise ValueError(f"a frequency block's mode is bands or channels, not {mode!r}")
-        self.transform = mode == "bands"
         hidden = max(8, dim // 4)
         self.path = nn.Sequential(nn.Conv2d(dim, dim // 2, 1), nn.GELU(), nn.Conv2d(dim // 2, dim, 1))
         self.mix = nn.Linear(2 * dim * RINGS, hidden)
@@ -62,9 +54,6 @@ class FrequencyFusion(nn.Module):
 
     def _moved(self, tail: Tensor, path: Tensor) -> Tensor:
         """What the gates take from the convolution and give from the path."""
-        if not self.transform:
-            powers = torch.cat([tail, path], dim=1).square().mean(dim=(2, 3))[..., None].expand(-1, -1, RINGS)
-            return (path - tail) * self._gates(powers).mean(dim=-1)[..., None, None]
         bands, spectra = ring_bands(tail), [rfft2(tail), rfft2(path)]  # of each b c h w/2+1 2
         gates = self._gates(torch.cat([band_power(power(one), bands) for one in spectra], dim=1))
         return irfft2(weigh(spectra[1] - spectra[0], gates, bands), tail.shape[-1])

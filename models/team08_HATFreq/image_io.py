@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from .system import atomic_write
+from .system import HATFreqError, atomic_write
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 OUTPUT_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -35,7 +35,7 @@ _BAND = 256  # rows worked on at once
 _BITS, _PHOTOMETRIC, _ORIENTATION, _CHANNELS, _PLANAR, _EXTRA, _SAMPLE_FORMAT = 258, 262, 274, 277, 284, 338, 339
 
 
-class ImageError(ValueError):
+class ImageError(HATFreqError):
     """A file that cannot be read as an image; the message names the file, the cause and the remedy."""
 
 

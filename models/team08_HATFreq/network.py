@@ -66,7 +66,7 @@ class HATConfig:
         num_feat: channels of the `pixelshuffle` upsampler.
         upsampler: `pixelshuffle` (HAT's) or `pixelshuffledirect` (one convolution; `light`).
         scale: 2, 3 or 4.
-        frequency: the fusion blocks: `bands`, `channels` (their control) or `none` (HAT).
+        frequency: the fusion blocks: `bands` or `none` (HAT).
     """
 
     embed_dim: int = 180
@@ -196,7 +196,7 @@ class HATFreq(
         self.apply(_initialise_linear)
         if c.frequency != "none":  # after the others, whose fresh weights are those of a plain HAT
             for layer in self.layers:
-                layer.freq = FrequencyFusion(c.embed_dim, c.frequency)
+                layer.freq = FrequencyFusion(c.embed_dim)
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, **options: Any) -> "HATFreq":

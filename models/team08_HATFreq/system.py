@@ -20,7 +20,12 @@ import torch.distributed as dist
 TEMPORARY = ".partial-"  # prefix of files that are being written
 TIMEOUT = timedelta(days=7)  # the first process to finish waits for the last
 HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+CPU = torch.device("cpu")
 T = TypeVar("T")
+
+
+class HATFreqError(ValueError):
+    """An error that the user can put right: its message names the file and the remedy."""
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -104,11 +109,11 @@ def choose_device(name: str = "auto") -> torch.device:
         name: `auto` (CUDA if there is one), `cpu`, `cuda` or `cuda:N`.
 
     Raises:
-        ValueError: not a device, or CUDA where there is none, or fewer GPUs than processes.
+        HATFreqError: not a device, or CUDA where there is none, or fewer GPUs than processes.
     """
     kind, colon, number = name.partition(":")
     if name != "auto" and (kind not in ("cpu", "cuda") or (colon and (kind == "cpu" or not number.isdecimal()))):
-        raise ValueError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}")
+        raise HATFreqError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     device, count = torch.device(name), torch.cuda.device_count()
@@ -118,29 +123,13 @@ def choose_device(name: str = "auto") -> torch.device:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     if (device.index or 0) >= count:
         remedy = "use --device cpu" if not count else f"use one of the {count} GPUs, or start fewer processes"
-        raise ValueError(f"device {device}: PyTorch finds {count} GPUs; {remedy}")
+        raise HATFreqError(f"device {device}: PyTorch finds {count} GPUs; {remedy}")
     return device
 
 
 def slow_bf16(device: torch.device) -> bool:
-    """Whether bf16 is slower than fp32: on processors without AVX-512, several times."""
-    return device.type == "cpu" and torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2")
-
-
-def broadcast_from_main(function: Callable[[], T], is_main: bool, size: int, group: Any = None) -> T:
-    """Call a function in the main process and give its result, or raise its error, in all `size` of a group."""
-    if size == 1:
-        return function()
-    outcome: list[Any] = [None, None]
-    if is_main:
-        try:
-            outcome[0] = function()
-        except Exception as error:  # whatever it is: the others must not wait for a result that never comes
-            outcome[1] = error if isinstance(error, ValueError | RuntimeError | OSError) else RuntimeError(repr(error))
-    dist.broadcast_object_list(outcome, src=0, group=group)
-    if outcome[1] is not None:
-        raise outcome[1]
-    return outcome[0]
+    """Whether bf16 is slower than fp32: on processors without units for it (avx512_bf16, AMX), up to several times."""
+    return device.type == "cpu" and not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 @dataclass(frozen=True)
@@ -149,23 +138,49 @@ class World:
 
     rank: int = 0
     size: int = 1
+    device: torch.device = CPU
+    group: Any = None  # of gloo, also beside NCCL: Python objects and signals; None is the default group
 
     @property
     def is_main(self) -> bool:
-        """Whether this process speaks for all."""
+        """Whether this is the process that prints and writes."""
         return self.rank == 0
 
-    def broadcast(self, function: Callable[[], T]) -> T:
-        """Call a function in the main process and give its result, or raise its error, in all of them."""
-        return broadcast_from_main(function, self.is_main, self.size)
+    def from_main(self, function: Callable[[], T]) -> T:
+        """Call a function in the main process and give its result, or raise its error, in all processes."""
+        if self.size == 1:
+            return function()
+        outcome: list[Any] = [None, None]
+        if self.is_main:
+            try:
+                outcome[0] = function()
+            except Exception as error:  # whatever it is: the others must not wait for a result that never comes
+                known = isinstance(error, ValueError | RuntimeError | OSError)
+                outcome[1] = error if known else RuntimeError(repr(error))
+        dist.broadcast_object_list(outcome, src=0, group=self.group)
+        if outcome[1] is not None:
+            raise outcome[1]
+        return outcome[0]
 
     def gather(self, item: T) -> list[T]:
         """Every process's item, in the order of their ranks; waits for the last."""
-        if self.size == 1:
-            return [item]
-        items: list[Any] = [None] * self.size
-        dist.all_gather_object(items, item)
+        items: list[Any] = [item] * self.size
+        if self.size > 1:
+            dist.all_gather_object(items, item, group=self.group)
         return items
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """The sum over all processes, in place."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def max(self, *numbers: int) -> list[int]:
+        """The largest of all processes' numbers, each position by itself."""
+        asked = torch.tensor(numbers)
+        if self.size > 1:
+            dist.all_reduce(asked, dist.ReduceOp.MAX, group=self.group)
+        return asked.tolist()
 
 
 @cache

@@ -13,7 +13,7 @@ import os
 import re
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
 from .network import PRESETS, HATConfig, HATFreq, override
-from .system import write_bytes
+from .system import HATFreqError, write_bytes
 
 StateDict = dict[str, Tensor]
 CONFIG = "model"  # the key of a safetensors file's metadata that holds its HATConfig as JSON
@@ -33,11 +33,10 @@ _NESTS = ("params_ema", "params", "ema", "model", "state_dict", "model_state_dic
 _PREFIXES = ("module.", "_orig_mod.")
 _BLOCK = "layers.0.residual_group.blocks.0."
 _OVERLAP = "layers.{}.residual_group.overlap_attn.relative_position_bias_table"
-_FORMER_BLOCKS, _LAST_WITH_THEM = ".freq.reduce.", "831619b"  # before the blocks of frequency.py
 _SHAPE_FREE = ("scale", "frequency", "drop_path_rate", "num_feat")  # what presets of one name may differ in
 
 
-class WeightsError(ValueError):
+class WeightsError(HATFreqError):
     """A checkpoint that cannot be used; the message names the file, the cause and the remedy."""
 
 
@@ -96,11 +95,6 @@ def load(path: str | os.PathLike[str]) -> LoadedWeights:
         state, source = _find_weights(path, _load_torch(path, content))
     state = {_without_prefixes(key): tensor for key, tensor in state.items()}
     _check_tensors(path, state)
-    if any(_FORMER_BLOCKS in key for key in state):
-        raise WeightsError(
-            f"{path} has frequency blocks of a kind that is gone: `git checkout {_LAST_WITH_THEM}` runs it, and there "
-            "`python -m benchmarks.frequency.carry` makes weights for the present blocks from it (from the mode `both`)"
-        )
     return LoadedWeights(path, state, _config(path, metadata), sha256, source, metadata)
 
 
@@ -204,8 +198,8 @@ def save_weights(
 def describe(state: Mapping[str, Tensor]) -> HATConfig:
     """The shape of the network that a state dict belongs to, read off its tensors.
 
-    Tensors do not tell everything: the control `channels` reads as `bands`, and conv_scale and drop_path_rate follow
-    the presets (1 and 0 with `pixelshuffledirect`, 0.01 and 0.1 with `pixelshuffle`).
+    Tensors do not tell everything: conv_scale and drop_path_rate follow the presets
+    (1 and 0 with `pixelshuffledirect`, 0.01 and 0.1 with `pixelshuffle`).
 
     Raises:
         WeightsError: not a HAT or HATFreq.
@@ -262,16 +256,15 @@ def _with_sorted_header(content: bytes) -> bytes:
 
 
 def _config(path: Path, metadata: dict[str, str]) -> HATConfig | None:
-    """The shape in a file's metadata; fields of older versions that only said how to compute are left out."""
+    """The shape in a file's metadata."""
     try:
         found = json.loads(metadata.get(CONFIG, "null"))
     except ValueError:  # another program's word
         return None
-    known = {f.name for f in fields(HATConfig)}
     if not isinstance(found, dict):
         return None
     try:
-        shape: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items() if k in known}
+        shape: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in found.items()}
         return HATConfig(**shape)
     except (ValueError, TypeError, ArithmeticError) as error:
         raise WeightsError(f"{path} describes a network that cannot be built ({error}): get it again") from error
@@ -358,7 +351,7 @@ def _misfit(found: LoadedWeights, model: HATFreq, optional: set[str]) -> str:
         theirs, ours = asdict(found.shape), asdict(model.config)
     except WeightsError as error:
         return str(error)
-    if ours["frequency"] == "channels" or theirs["frequency"] == "none":
+    if theirs["frequency"] == "none":
         theirs["frequency"] = ours["frequency"]
     # Ratios that give the same overlap are one, as they are to `describe`.
     ours["overlap_ratio"] = _ratio(model.config.overlapping_size - model.config.window_size, model.config.window_size)

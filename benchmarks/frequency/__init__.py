@@ -1,4 +1,0 @@
-"""Which frequency module beats its control? The experiment of docs/frequency.md.
-
-python -m benchmarks.frequency --help
-"""
