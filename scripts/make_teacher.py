@@ -4,10 +4,11 @@
     python train.py --data hr=teacher/images,lr=teacher/images/lr ...
 
 Every image is made smaller by MATLAB's bicubic (`OUT/lr`) and restored whole (`OUT`), cut to multiples of 4. What
-exists is skipped: the same command resumes.
+exists is skipped: the same command resumes. `OUT/teacher.json` names the teacher; another one is refused.
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from image_data.sources import expand
 from models.team08_HATFreq.image_io import write_png
 from models.team08_HATFreq.system import HATFreqError, choose_device
 from models.team08_HATFreq.tiling import restore_samples
-from utils.files import UserError, command, make_folder, refuse_doubled
+from utils.files import UserError, command, file_sha256, make_folder, refuse_doubled, write_bytes
 from utils.resize import imresize
 
 
@@ -70,6 +71,12 @@ def main(argv: list[str] | None = None) -> None:
     refuse_doubled([image.stem for image in images], "restorations are named by them: give each folder its own --out")
     make_folder(args.out)
     make_folder(args.out / "lr")
+    record = {"name": args.teacher.stem, "sha256": file_sha256(args.teacher), "tile": args.tile}
+    known = args.out / "teacher.json"
+    if not known.exists():
+        write_bytes(known, (json.dumps(record) + "\n").encode())
+    elif (before := json.loads(known.read_text(encoding="utf-8"))) != record:
+        raise UserError(f"{known} tells of {before}, this run is of {record}: choose another --out")
 
     def restore(lq: Tensor) -> Tensor:
         return network(lq.to(device)).float().cpu()

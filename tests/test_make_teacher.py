@@ -36,5 +36,10 @@ def test_restorations_are_the_teachers_of_the_low_resolution_images(tmp_path: Pa
     (tmp_path / "out" / "b.png").unlink()
     assert make_teacher.main([*words, "--out", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out" / "b.png").exists() and (tmp_path / "out" / "a.png").stat().st_mtime_ns == before
+    save_weights(model.requires_grad_(False), tmp_path / "other.safetensors", {"note": "another file"})
+    with pytest.raises(SystemExit, match=r"teacher\.json"):
+        make_teacher.main(
+            ["--teacher", str(tmp_path / "other.safetensors"), *words[2:], "--out", str(tmp_path / "out")]
+        )
     with pytest.raises(SystemExit, match="none"):
         make_teacher.main(["--teacher", "none", *words[2:], "--out", str(tmp_path / "out")])
