@@ -1,8 +1,8 @@
 """The methods that benchmarks/quality.py compares, each a function from LR to SR samples, on one thread.
 
 SPAN: C. Wan et al., CVPR Workshops 2024 (48 channels); CRAFT: A. Li et al., ICCV 2023; DAT-light: Z. Chen et al., ICCV
-2023; Real-ESRGAN x4plus: X. Wang et al., ICCV Workshops 2021. They are optional. Of the PyPI packages that hold them only
-the model files are read: SPAN and Real-ESRGAN are run by ncnn, DAT-light and CRAFT by spandrel.
+2023; Real-ESRGAN x4plus: X. Wang et al., ICCV Workshops 2021. They are optional. Of the PyPI packages that hold them
+only the model files are read: SPAN and Real-ESRGAN are run by ncnn, DAT-light and CRAFT by spandrel.
 """
 
 import hashlib
@@ -120,9 +120,7 @@ def ncnn_method(name: str, folder: Path | None, stem: str, note: str = "") -> Me
         AbsentError: ncnn, its package or the files are missing or cannot be read.
     """
     if folder is None or importlib.util.find_spec("ncnn") is None:
-        raise AbsentError(
-            f"{name} was not run: {'its package' if folder is None else 'ncnn'} is not installed ({PEERS})"
-        )
+        raise AbsentError(f"{name} was not run: its package or ncnn is not installed ({PEERS})")
     import ncnn
 
     param, weights = (folder / f"{stem}.{kind}" for kind in ("param", "bin"))

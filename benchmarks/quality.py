@@ -171,11 +171,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"{names[key]}, {method.parameters / 1e6:.2f} M": (fmean(seconds[key, name] for name in sets), fmean(psnr[key]))
         for key, method in ((method.name, method) for method in methods)
     }
-    with matplotlib.rc_context(
-        {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "pdf.fonttype": 42}
-    ):
-        save(draw(points, f"mean of {', '.join(sets)}"), args.out)
     publish(args.out, tables, facts)
+    style = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "pdf.fonttype": 42}
+    with matplotlib.rc_context(style):
+        save(draw(points, f"mean of {', '.join(sets)}"), args.out)
 
 
 if __name__ == "__main__":

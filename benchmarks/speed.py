@@ -88,6 +88,7 @@ CASES: dict[str, dict[str, Any]] = {  # name -> settings of the trainer; empty f
 }
 ONLY_CUDA = ("reference HAT, bf16 autocast", "the same network here, bf16")
 SIDES = {"light": (64, 128, 256, 384), "small": (48, 80, 112), "base": (48, 80, 112), "large": (48, 80)}
+IMAGE_SIDES = (128, 256, 512)  # of `times`
 PASSES = 4  # the allocator fragments: the second pass takes more than the first, the fifth hardly more
 WARM_UP = 32  # side of the image that does not count
 Args = argparse.Namespace
@@ -373,10 +374,9 @@ def measure_folder(args: Args) -> list[Row]:
             for out in (a, b):  # results that exist are skipped
                 shutil.rmtree(out)
     medians = {what: statistics.median(values) for what, values in taken.items()}
-    base = next(iter(medians.values()))
+    base = medians["bare forward passes"]
     return [
-        {"what": what, "seconds": f"{value:.2f}", "over the bare passes": f"{value / base:.3f}"}
-        for what, value in medians.items()
+        {"what": key, "seconds": f"{s:.2f}", "over the bare passes": f"{s / base:.3f}"} for key, s in medians.items()
     ]
 
 
@@ -398,7 +398,7 @@ def measure_times(args: Args) -> list[Row]:
     """A row a size and number of threads."""
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # for the children, as in test.py
     rows: list[Row] = []
-    for side in (128, 256, 512) if args.device == "cpu" else (512, 1024, 2048):
+    for side in IMAGE_SIDES:
         for threads in sorted({1, os.cpu_count() or 1}):
             wall, used = in_child(image_seconds, side, threads, args.device, args.rounds)
             rows.append({

@@ -10,18 +10,17 @@ import json
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from benchmarks import tables
-from benchmarks.render import RESULTS, read_result
-from benchmarks.tables import Result, Table
-from utils.files import command, write_bytes
+from utils.files import UserError, command, write_bytes
 from utils.submission import Facts, read_facts
 
 ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
 OUT = Path(__file__).with_name("generated")
 WEIGHTS = ROOT / "model_zoo" / "team08_HATFreq" / "hatfreq_light_x4.json"
 STAGES = {"stage1_imagenet": "ImageNet", "stage2_df2k": "DF2K", "stage3_ldcc": "Data-LDCC and DF2K"}
@@ -36,44 +35,65 @@ def latex(text: str) -> str:
     return re.sub(r"(?<=\d)x(?=\d|\b)|\bx(?=\d+\b)", r"$\\times$", text)
 
 
-def tabular(blocks: Sequence[Table], columns: str, source: str = "") -> str:
+@dataclass
+class Result:
+    """A result of benchmarks/: its tables by title, as rows of cells with the head first, and how it was measured."""
+
+    tables: dict[str, list[list[str]]] = field(default_factory=dict)
+    setting: dict[str, str] = field(default_factory=dict)
+
+
+def read_result(path: Path) -> Result:
+    """Read the Markdown that a benchmark writes.
+
+    Raises:
+        UserError: the file is missing or holds no table.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; docs/results.md names the command that measures it")
+    result, title = Result(), ""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("### "):
+            title = line.removeprefix("### ")
+        elif line.startswith("|") and not line.startswith("|---"):
+            cells = [cell.strip() for cell in line.strip("|").split("|")]
+            if set("".join(cells)) != {"-"}:
+                result.tables.setdefault(title, []).append(cells)
+        elif line.startswith("- ") and ": " in line:
+            key, value = line.removeprefix("- ").split(": ", 1)
+            result.setting[key] = value
+    if not result.tables:
+        raise UserError(f"{path} holds no table")
+    return result
+
+
+def tabular(blocks: Sequence[Sequence[Sequence[str]]], columns: str, source: str = "") -> str:
     """Tables of one head as a LaTeX table, a rule between them, and below it how it was measured."""
-    lines = [f"\\begin{{tabular}}{{{columns}}}", "\\toprule", " & ".join(map(latex, blocks[0].head)) + r" \\"]
+    lines = [f"\\begin{{tabular}}{{{columns}}}", "\\toprule", " & ".join(map(latex, blocks[0][0])) + r" \\"]
     for block in blocks:
-        lines += ["\\midrule", *(" & ".join(map(latex, row)) + r" \\" for row in block.rows)]
+        lines += ["\\midrule", *(" & ".join(map(latex, row)) + r" \\" for row in block[1:])]
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", source]).strip() + "\n"
 
 
-def chosen(table: Table, *columns: int) -> Table:
-    """Some columns of a table."""
-    return Table([table.head[i] for i in columns], [[row[i] for i in columns] for row in table.rows])
-
-
-def source(result: Result) -> str:
+def source(setting: dict[str, str]) -> str:
     """How a result was measured, in one line: its weights by sha256, command, machine, versions, date and commit."""
-    setting = result["setting"]
-    weights = f"weights: sha256 {setting['weights']['sha256'][:12]}" if "weights" in setting else ""
-    versions = ", ".join(f"{name} {one}" for name, one in setting["versions"].items())
-    words = setting["command"].split()
-    program = " ".join(words[: 3 if words[1] == "-m" else 2])
-    parts = [
-        weights,
-        *(setting.get(key, "") for key in ("data", "training", "precision")),
-        setting["machine"],
-        versions,
-    ]
-    parts += [f"`{program}`", f"measured {setting['measured']} at commit {setting['commit']}"]
-    return f"\\measured{{{latex('; '.join(part for part in parts if part))}}}"
+    parts = [f"weights: {setting['weights'].split(', ')[-1].replace('`', '')}"] if "weights" in setting else []
+    parts += [setting[key] for key in ("data", "training", "precision", "machine", "versions") if key in setting]
+    argv = setting["command"].strip("`").split()
+    parts += [f"`{' '.join(argv[: 3 if argv[1] == '-m' else 2])}`"]
+    parts += [f"measured {setting['measured']} at commit {setting['commit']}"]
+    return f"\\measured{{{latex('; '.join(parts))}}}"
 
 
 def quality(result: Result) -> str:
     """All sets in one table; a teacher is marked."""
     head = ["set", "method", "parameters", "PSNR", "SSIM", "LPIPS", "NIQE", "s an image"]
     blocks = []
-    for name in tables.unique(row["set"] for row in result["rows"]):
-        rows = [tables.quality_cells(result, row) for row in result["rows"] if row["set"] == name]
-        blocks.append(Table(head, [[name if row is rows[0] else "", *row] for row in rows]))
-    return tabular(blocks, "llrrrrrr", source(result))
+    for title, (_, *rows) in result.tables.items():
+        if title.endswith("measured here"):
+            name = title.split(" (")[0]
+            blocks.append([head, *([name if row is rows[0] else "", *row] for row in rows)])
+    return tabular(blocks, "llrrrrrr", source(result.setting))
 
 
 def stages() -> str:
@@ -82,19 +102,10 @@ def stages() -> str:
     for number, (name, data) in enumerate(STAGES.items(), start=1):
         config = yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text(encoding="utf-8"))
         size, halved = f"{config['patch']}x{config['patch']}", f"{len(config['milestones'])} times"
-        rows.append(
-            [
-                str(number),
-                data,
-                size,
-                str(config["batch"]),
-                f"{config['steps']:,}",
-                f"{config['lr']:f}".rstrip("0"),
-                halved,
-            ]
-        )
+        lr = f"{config['lr']:f}".rstrip("0")
+        rows.append([str(number), data, size, str(config["batch"]), f"{config['steps']:,}", lr, halved])
     head = ["stage", "data", "LR patch", "batch", "steps", "peak rate", "halved"]
-    return tabular([Table(head, rows)], "llrrrrr")
+    return tabular([[head, *rows]], "llrrrrr")
 
 
 def team(facts: Facts) -> str:
@@ -120,7 +131,7 @@ def team(facts: Facts) -> str:
 def numbers(facts: Facts, weights: dict[str, Any]) -> str:
     """Commands for the numbers inside sentences."""
     runs = weights["runs"]
-    teachers = tables.unique(run["teacher"]["name"] for run in runs if run["teacher"])
+    teachers = dict.fromkeys(run["teacher"]["name"] for run in runs if run["teacher"])
 
     def scores(passes: str) -> str:
         return ", ".join(f"{one[passes]['psnr']:.2f} ({name})" for name, one in weights["scores"].items())
@@ -144,16 +155,17 @@ def numbers(facts: Facts, weights: dict[str, Any]) -> str:
 
 def texts() -> dict[str, str]:
     """File name -> LaTeX."""
-    found = {name: read_result(RESULTS / f"{name}.json") for name in ("quality", "speed_forward_cpu", "speed_count")}
+    found = {name: read_result(RESULTS / f"{name}.md") for name in ("quality", "speed_forward_cpu", "speed_count_cpu")}
     facts, weights = read_facts(), json.loads(WEIGHTS.read_text(encoding="utf-8"))
-    (passes,) = tables.speed_forward(found["speed_forward_cpu"])
+    passes, counts = found["speed_forward_cpu"], found["speed_count_cpu"]
+    columns = [[row[i] for i in (0, 1, 3, 4, 5, 7, 8, 9)] for row in passes.tables[""]]
     return {
         "numbers": numbers(facts, weights),
         "team": team(facts),
         "stages": stages(),
         "quality": quality(found["quality"]),
-        "speed": tabular([chosen(passes, 0, 1, 3, 4, 5, 7, 8, 9)], "lllrrrrr", source(found["speed_forward_cpu"])),
-        "complexity": tabular(tables.speed_count(found["speed_count"]), "lrrrrrr", source(found["speed_count"])),
+        "speed": tabular([columns], "lllrrrrr", source(passes.setting)),
+        "complexity": tabular([counts.tables[""]], "lrrrrrr", source(counts.setting)),
     }
 
 

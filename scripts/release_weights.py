@@ -3,8 +3,8 @@
     python -m scripts.release_weights --run runs/light --bench $DATA/bench --data docs/training_data.md
 
 Releases `last.safetensors`, the averaged weights at the end of a run that started from scratch or from the weights in
-the zoo. Scores every set of the bench folder (`<set>/HR`, `<set>/LRbicx4`): single pass and x8 self-ensemble, whole images,
-fp32, CPU. Writes `hatfreq_<preset>_x4.safetensors`, its `.sha256`, its record (`.json`) and its card (`.md`).
+the zoo. Scores every set of the bench folder (`<set>/HR`, `<set>/LRbicx4`): single pass and x8 self-ensemble, fp32,
+whole images, CPU. Writes `hatfreq_<preset>_x4.safetensors`, its `.sha256`, its record (`.json`) and its card (`.md`).
 """
 
 import argparse
@@ -126,7 +126,8 @@ def card(record: Record) -> str:
 # {name}.safetensors
 
 HATFreq, preset `{record["preset"]}`, x{record["scale"]}, {record["parameters"]:,} parameters.
-Released {record["released"]}, sha256 `{record["sha256"]}`. Rendered from [{name}.json]({name}.json) by `scripts/release_weights.py`.
+Released {record["released"]}, sha256 `{record["sha256"]}`. \
+Rendered from [{name}.json]({name}.json) by `scripts/release_weights.py`.
 
 ## Scores
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.render import RESULTS, read_result
-from benchmarks.tables import Table
+from benchmarks.common import publish
 from factsheet import tables
-from factsheet.tables import latex, source, tabular, team, texts
+from factsheet.tables import RESULTS, latex, read_result, source, tabular, team, texts
+from utils.files import UserError
 from utils.submission import Facts, FactsError, Member, read_facts
 
 
@@ -52,7 +52,7 @@ def test_text_is_escaped() -> None:
 
 
 def test_a_table_has_a_rule_between_its_blocks() -> None:
-    text = tabular([Table(["a", "b"], [["1", "2"]]), Table(["a", "b"], [["3", "4"]])], "lr", "below")
+    text = tabular([[["a", "b"], ["1", "2"]], [["a", "b"], ["3", "4"]]], "lr", "below")
     assert text.splitlines()[0] == r"\begin{tabular}{lr}" and text.count(r"\midrule") == 2
     assert r"3 & 4 \\" in text and text.endswith("\\end{tabular}\nbelow\n")
 
@@ -66,21 +66,25 @@ def test_what_the_team_lacks_is_a_visible_gap() -> None:
 def test_every_table_states_its_weights_and_how_it_was_measured() -> None:
     found = texts()
     assert set(found) == {"quality", "speed", "complexity", "stages", "team", "numbers"}
-    sha256 = read_result(RESULTS / "quality.json")["setting"]["weights"]["sha256"]
-    assert f"weights: sha256 {sha256[:12]}" in found["quality"]
+    sha256 = read_result(RESULTS / "quality.md").setting["weights"].split("`")[1]
+    assert f"weights: sha256 {sha256}" in found["quality"]
     assert "random weights" in found["speed"]
     assert all("at commit" in found[name] for name in ("quality", "speed", "complexity"))
 
 
-def test_a_missing_result_names_its_command(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match=r"speed_count\.json does not exist.*benchmarks\.speed"):
-        read_result(tmp_path / "speed_count.json")
+def test_a_result_is_read_as_it_was_published(tmp_path: Path) -> None:
+    rows = [{"a": "x", "": ""}, {"a": "y: z", "": "2"}]
+    publish(tmp_path / "r.md", {"first": rows, "second": rows[1:]}, {"command": "`c`", "data": "a: b"})
+    result = read_result(tmp_path / "r.md")
+    assert result.tables == {"first": [["a", ""], ["x", ""], ["y: z", "2"]], "second": [["a", ""], ["y: z", "2"]]}
+    assert result.setting == {"command": "`c`", "data": "a: b"}
+    with pytest.raises(UserError, match=r"absent\.md"):
+        read_result(tmp_path / "absent.md")
 
 
 def test_a_source_names_program_weights_and_commit() -> None:
-    setting = {"command": "python -m benchmarks.x --a b", "versions": {"torch": "2"}, "machine": "m", "measured": "d"}
-    setting |= {"commit": "c", "weights": {"sha256": "ab" * 32}}
-    text = source({"setting": setting})
+    setting = {"command": "`python -m benchmarks.x --a b`", "versions": "torch 2", "machine": "m", "measured": "d"}
+    text = source({**setting, "commit": "c", "weights": "w.safetensors, sha256 `abababababab`"})
     assert "sha256 abababababab;" in text and r"\texttt{python -m benchmarks.x}" in text and "commit c" in text
 
 

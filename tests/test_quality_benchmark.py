@@ -3,19 +3,21 @@
 import importlib.util
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from benchmarks import peers, quality
-from benchmarks.peers import AbsentError, Method, ncnn_method, ncnn_parameters
+from benchmarks.common import WEIGHTS
+from benchmarks.peers import AbsentError, ncnn_method, ncnn_parameters
 from evaluation.score import find_sets, mean, score
+from factsheet.tables import read_result
 from models.team08_HATFreq import HATFreq, override
 from models.team08_HATFreq.image_io import read_rgb, write_png
 from models.team08_HATFreq.network import PRESETS
 from models.team08_HATFreq.weights import save_weights
+from utils.files import file_sha256
 from utils.metrics import psnr_y
 from utils.resize import imresize
 
@@ -45,66 +47,56 @@ def weights(path: Path, seed: int) -> Path:
     return path
 
 
-def run(bench: Path, tmp_path: Path, file: Path, *more: str) -> dict[str, dict[str, Any]]:
-    words = ["--bench", str(bench), "--weights", str(file), "--rounds", "1", "--out", str(tmp_path / "out" / "q.json")]
-    quality.main([*words, "--methods", "bicubic", "hatfreq", *more])
-    return {row["method"]: row for row in json.loads((tmp_path / "out" / "q.json").read_text())["rows"]}
-
-
-def test_figures_are_the_metrics_of_the_restored_images(bench: Path, tmp_path: Path) -> None:
-    rows = run(bench, tmp_path, weights(tmp_path / "w.safetensors", 0))
-    assert list(rows) == ["bicubic", OURS]
+def test_figures_are_the_metrics_of_the_upscaled_images(bench: Path, tmp_path: Path) -> None:
+    file, out = weights(tmp_path / "w.safetensors", 0), tmp_path / "out" / "q.md"
+    words = ["--bench", bench, "--weights", file, "--rounds", 1, "--methods", "bicubic", "hatfreq", "--out", out]
+    quality.main(list(map(str, words)))
     folder = bench / "Tiny"
     pairs = [(read_rgb(folder / "LRbicx4" / f"{n}x4.png"), read_rgb(folder / "HR" / f"{n}.png")) for n in range(3)]
     expected = np.mean([psnr_y(imresize(lq, 4.0, border="clamp"), gt) for lq, gt in pairs])
-    assert rows["bicubic"]["psnr"] == pytest.approx(expected, abs=1e-9)
-    assert rows["bicubic"]["parameters"] == 0 and rows["bicubic"]["seconds"] > 0
     count = sum(parameter.numel() for parameter in HATFreq(override(PRESETS["light"], TINY)).parameters())
-    assert rows[OURS]["parameters"] == count and rows[OURS]["images"] == 3
-    text = (tmp_path / "out" / "q.md").read_text()
-    assert f"| bicubic |  | {expected:.3f} |" in text and "Published by others" in text
-    assert (tmp_path / "out" / "q.png").stat().st_size > 5_000
-
-
-@pytest.mark.slow
-def test_a_rerun_computes_what_has_changed(bench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    first = run(bench, tmp_path, weights(tmp_path / "one.safetensors", 0))
-    assert capsys.readouterr().err.count("scoring") == 2
-    assert run(bench, tmp_path, tmp_path / "one.safetensors") == first and "scoring" not in capsys.readouterr().err
-    second = run(bench, tmp_path, weights(tmp_path / "two.safetensors", 1))
-    assert capsys.readouterr().err == f"scoring {OURS} on Tiny\n"
-    assert second["bicubic"] == first["bicubic"] and second[OURS]["psnr"] != first[OURS]["psnr"]
-    assert second[OURS]["seconds"] == first[OURS]["seconds"]  # the same shape takes the same time
-    third = run(bench, tmp_path, tmp_path / "two.safetensors", "--retime")
-    assert third[OURS]["psnr"] == second[OURS]["psnr"] and third[OURS]["seconds"] != second[OURS]["seconds"]
-
-
-@pytest.mark.slow
-def test_what_was_not_run_now_keeps_its_scores_but_not_its_seconds(bench: Path, tmp_path: Path) -> None:
-    file = weights(tmp_path / "w.safetensors", 0)
-    first = run(bench, tmp_path, file)
-    assert run(bench, tmp_path, file, "--methods", "hatfreq", "--no-time") == first
-    again = run(bench, tmp_path, file, "--methods", "hatfreq", "--retime")
-    assert again["bicubic"] == {**first["bicubic"], "seconds": None} and again[OURS]["seconds"] > 0
-    assert "| bicubic |  |" in (tmp_path / "out" / "q.md").read_text()
-
-
-def test_untimed_rows_and_missing_metrics_are_blank(bench: Path, tmp_path: Path) -> None:
-    rows = run(bench, tmp_path, weights(tmp_path / "w.safetensors", 0), "--no-time")
-    assert rows["bicubic"]["seconds"] is None and not (tmp_path / "out" / "q.png").exists()
+    result = read_result(out)
+    measured, published = result.tables.values()
+    assert next(iter(result.tables)) == "Tiny (3 images), measured here"
+    (_, bicubic, ours) = measured
+    assert bicubic[:3] == ["bicubic", "", f"{expected:.3f}"]
+    assert ours[:2] == [OURS, f"{count:,}"] and ours[2] != bicubic[2] and float(ours[6]) > 0
     if importlib.util.find_spec("pyiqa") is None:
-        assert rows["bicubic"]["lpips"] is None
-        assert "LPIPS was not available: pyiqa" in (tmp_path / "out" / "q.md").read_text()
+        assert bicubic[4:6] == ["", ""] and "pyiqa" in result.setting["absent"]
+    assert published[6][:3] == ["HAT-S", "9,621,183", "32.92"]
+    assert out.with_suffix(".png").stat().st_size > 5_000 < out.with_suffix(".pdf").stat().st_size
+
+
+def test_teachers_are_told_by_the_record_beside_the_weights(tmp_path: Path) -> None:
+    file = tmp_path / "w.safetensors"
+    file.write_bytes(b"weights")
+    assert quality.teachers(file) == set()
+    runs = [{"teacher": None}, {"teacher": {"name": "DAT", "sha256": "ab"}}]
+    file.with_suffix(".json").write_text(json.dumps({"sha256": file_sha256(file), "runs": runs}))
+    assert quality.teachers(file) == {"DAT", "ab"}
+    file.write_bytes(b"others")
+    assert quality.teachers(file) == set()
+
+
+def test_the_plot_holds_what_is_near_the_best_and_names_what_lies_below(tmp_path: Path) -> None:
+    points = {f"method {n}": (10.0**n, 30 + 0.4 * n) for n in range(3)} | {"bicubic\n0 M": (0.01, 26.0)}
+    figure = quality.draw(points, "mean of A")
+    (axes,) = figure.axes
+    assert [text.get_text() for text in axes.texts] == ["method 0", "method 1", "method 2"]
+    assert axes.get_title().endswith("below the axis: bicubic 26.00 dB")
+    for name in ("a", "b"):
+        quality.save(quality.draw(points, ""), tmp_path / name)
+    for kind in ("png", "pdf"):  # equal results give equal bytes
+        assert (tmp_path / f"a.{kind}").read_bytes() == (tmp_path / f"b.{kind}").read_bytes()
 
 
 def test_absent_peers_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    args = quality.arguments(["--methods", "bicubic", "span", "craft", "dat_light", "realesrgan"])
-    found, absent = quality.find_methods(args)
+    names = ["bicubic", "span", "craft", "dat_light", "realesrgan"]
+    found, absent = peers.find_methods(names, WEIGHTS, None)
     assert [method.name for method in found] == ["bicubic"]
     assert [text.split(" was not run")[0] for text in absent] == ["SPAN", "CRAFT", "DAT-light", "Real-ESRGAN x4plus"]
-    with pytest.raises(AbsentError, match="--craft"):
-        peers.craft(None)
+    assert "--craft" in absent[1]
 
 
 def test_an_ncnn_network_restores_and_is_counted(tmp_path: Path) -> None:
@@ -129,6 +121,6 @@ def test_an_ncnn_network_restores_and_is_counted(tmp_path: Path) -> None:
 def test_peers_reach_their_known_figures(shared: Path, package: str, peer: str, psnr: float) -> None:
     if importlib.util.find_spec(package) is None:
         pytest.skip(f"{package} is not installed (benchmarks/peers.txt)")
-    method: Method = getattr(peers, peer)()
+    ((method,), _) = peers.find_methods([peer], WEIGHTS, None)
     pairs = find_sets(shared / "data" / "bench", ["Set5"])["Set5"]
     assert mean(score(method.restore, pairs)).psnr == pytest.approx(psnr, abs=0.002)

@@ -1,23 +1,25 @@
-"""benchmarks/speed.py and memory.py: what they count and measure, on the smallest inputs."""
+"""benchmarks/speed.py: what they count and measure, on the smallest inputs."""
 
 import argparse
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from benchmarks import speed
 from benchmarks.common import CPU, in_child
-from benchmarks.memory import pass_peak
+from benchmarks.speed import pass_peak
+from factsheet.tables import read_result
 from models.team08_HATFreq import PRESETS, override
+from models.team08_HATFreq.image_io import write_png
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_parameters_and_multiply_accumulates_are_counted() -> None:
-    plain, fused = speed.count(argparse.Namespace(presets=["light"]))
-    assert (plain["frequency"], fused["frequency"]) == ("none", "bands")
-    assert plain["parameters"] == 413_070 and fused["parameters"] > plain["parameters"]
-    assert plain["macs"] == pytest.approx(1.93e9, rel=0.01) and fused["macs"] > plain["macs"]
+    (row,) = speed.measure_count(argparse.Namespace(presets=["light"]))
+    assert list(row.values()) == ["light", "413,070", "435,510", "5.4%", "1.9", "2.0", "0.9%"]
 
 
 def test_a_convolution_is_counted_exactly() -> None:
@@ -27,14 +29,38 @@ def test_a_convolution_is_counted_exactly() -> None:
 
 def test_every_kind_of_pass_with_its_upsampler_equals_the_reference() -> None:
     pytest.importorskip("spandrel.architectures.HAT")
-    kinds = speed.asked(speed.KINDS, speed.arguments(["forward"]))
-    assert set(speed.KINDS) - set(kinds) == {"with frequency blocks, compiled"}
-    rows = speed.forward_rows("light", "16x24", "fp32", CPU, 1, kinds, 1)
-    assert [row["kind"] for row in rows] == kinds
-    assert all(row["seconds"] > 0 < row["floor_seconds"] for row in rows)
-    own = [row["kind"] for row in rows if row["difference"] is None]
-    assert own == ["own upsampler", "own upsampler, with frequency blocks"]
-    assert all(row["difference"] < 1e-5 for row in rows if row["kind"] not in own)
+    kinds = list(speed.KINDS)
+    taken, difference, floor = speed.forward_times("light", "16x24", "fp32", CPU, 1, kinds, 1)
+    assert list(taken) == kinds and min(taken.values()) > 0 < floor
+    assert all(value < 1e-5 for kind, value in difference.items() if not kind.startswith("own"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("what", "words", "rows"),
+    [
+        ("forward", ["--presets", "light", "--sizes", "16x16"], 6),
+        ("step", ["--presets", "light", "--patch", "8", "--steps", "1"], 5),
+        ("memory", ["--presets", "small"], 6),
+        ("times", [], 6),
+        ("folder", ["--bench", "BENCH"], 3),
+    ],
+)
+def test_a_measure_publishes_its_table(
+    tmp_path: Path, what: str, words: list[str], rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("spandrel.architectures.HAT")
+    monkeypatch.setattr(speed, "SIDES", {"small": (16, 24, 32)})
+    monkeypatch.setattr(speed, "IMAGE_SIDES", (32, 48, 64))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    bench = tmp_path / "bench"
+    for kind, side, name in (("HR", 32, "a.png"), ("LRbicx4", 8, "ax4.png")):
+        (bench / "Tiny" / kind).mkdir(parents=True)
+        write_png(bench / "Tiny" / kind / name, np.zeros((side, side, 3), np.uint8))
+    words = [str(bench) if word == "BENCH" else word for word in words]
+    speed.main(["--what", what, "--rounds", "1", "--out", str(tmp_path / "r.md"), *words])
+    result = read_result(tmp_path / "r.md")
+    assert len(result.tables[""]) == rows + 1 and "commit" in result.setting
 
 
 def test_an_upsampler_of_its_own_leaves_the_rest_the_reference() -> None:
@@ -42,14 +68,6 @@ def test_an_upsampler_of_its_own_leaves_the_rest_the_reference() -> None:
     first, own = (speed.network("light", kind, CPU) for kind in ("reference HAT", "own upsampler"))
     assert torch.equal(first.conv_after_body.weight, own.conv_after_body.weight)
     assert own.config == override(PRESETS["light"], {"frequency": "none"})
-
-
-@pytest.mark.parametrize("case", ["reference HAT, fp32", "with fusion, as the preset is, fp32"])
-@pytest.mark.slow
-def test_a_step_is_measured(case: str) -> None:
-    pytest.importorskip("spandrel.architectures.HAT")
-    taken, peak = in_child(speed.step_cost, "light", case, 1, 8, CPU, 1, 1)
-    assert taken > 0 and peak > 1e6
 
 
 @pytest.mark.slow
