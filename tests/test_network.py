@@ -244,7 +244,7 @@ def test_stochastic_depth_acts_in_training_only() -> None:
     with torch.no_grad():
         assert not torch.equal(model.train()(lq), model.train()(lq))
         assert torch.equal(model.eval()(lq), model.eval()(lq))
-    rates = [block.drop_path.drop_prob for block in model.layers[0].residual_group.blocks]
+    rates = [block.drop_path_rate for block in model.layers[0].residual_group.blocks]
     torch.testing.assert_close(rates, [0.0, 0.3, 0.6, 0.9])
 
 

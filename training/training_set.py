@@ -96,8 +96,9 @@ def open_training_set(
             with `skip`, when none is left.
     """
     images, lr_images = ImageList(), ImageList()
-    for source in sources:
+    for source in sources if len(sources) > 1 else ():
         images.extend(source.images)
+    images = images or sources[0].images  # a million names are not held twice
     if any(source.lr_images for source in sources):
         for source in sources:
             lr_images.extend(source.lr_images or ImageList([ImageFile(Path())] * len(source.images)))

@@ -25,7 +25,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin  # timm needs it too
-from timm.layers import DropPath, trunc_normal_
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -293,7 +292,7 @@ class HybridAttentionBlock(nn.Module):
         self.attn = WindowAttention(dim, config.window_size, num_heads, shift)
         self.conv_block = ChannelAttentionBlock(dim, config.compress_ratio, config.squeeze_factor)
         self.conv_scale = config.conv_scale
-        self.drop_path = DropPath(drop_path)
+        self.drop_path_rate = drop_path
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * config.mlp_ratio))
 
@@ -302,10 +301,11 @@ class HybridAttentionBlock(nn.Module):
 
         Drawn outside of `forward`, which is compiled once for all rates and not for each.
         """
-        if not self.training or not self.drop_path.drop_prob:
+        if not self.training or not self.drop_path_rate:
             return None, None
-        ones = x.new_ones(len(x), 1, 1, 1)
-        return self.drop_path(ones), self.drop_path(ones)
+        keep = 1 - self.drop_path_rate
+        attention, mlp = (x.new_empty(len(x), 1, 1, 1).bernoulli_(keep).div_(keep) for _ in range(2))
+        return attention, mlp
 
     def forward(
         self,
@@ -376,7 +376,7 @@ class OverlappingAttentionBlock(nn.Module):
         scale = (dim // num_heads) ** -0.5
         self.attention = OverlappingAttention(window, overlapping, num_heads, scale)
         self.relative_position_bias_table = nn.Parameter(torch.empty(config.overlapping_rows, num_heads))
-        trunc_normal_(self.relative_position_bias_table, std=0.02)
+        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
         self.proj = Linear(dim, dim)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * config.mlp_ratio))
@@ -441,5 +441,5 @@ def _pad_by_indices(x: Tensor, multiple: int) -> Tensor:
 
 def _initialise_linear(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
-        trunc_normal_(module.weight, std=0.02)
+        nn.init.trunc_normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)
