@@ -53,6 +53,7 @@ from training.training_set import open_training_set
 from training.validation import ValidationSet, identity, open_sets, shares, validate
 from utils.files import UserError, command
 
+BETAS = (0.9, 0.99)  # of Adam: HAT's
 TIMED_OUT = 255  # beyond every signal's number
 REMEDY = "the last checkpoint is untouched. Start again with a lower --lr, or with --grad_clip"
 
@@ -187,7 +188,7 @@ def train(config: TrainConfig, world: World, started: float) -> int:
     with StopSignals() as stop, loading(patches, keys, config.workers, 60 * config.timeout_minutes) as steps:
         stopped = 0
         if sets and config.init and not state:
-            validated = validate_and_log(run, sets, log, math.inf, 0.0, stop)
+            validated = validate_and_log(run, sets, log, math.nan, 0.0, stop)
             (stopped,) = world.max(0 if validated else stop.received)
         while not stopped:
             due = owed or (run.step > keys.start and (run.step % config.valid_every == 0 or run.ended))
@@ -242,7 +243,7 @@ def start(config: TrainConfig, world: World, state: dict[str, Any] | None = None
     if config.init and state is None:
         say(load_weights(model, world.from_main(lambda: weights_of(config.init))))
     model.to(world.device).train()
-    optimiser = torch.optim.Adam(model.parameters(), lr=config.lr, betas=config.betas, fused=True)
+    optimiser = torch.optim.Adam(model.parameters(), lr=config.lr, betas=BETAS, fused=True)
     schedule = Schedule(config.schedule, config.lr, config.min_lr, config.warmup, config.steps, config.milestones)
     run = Run(
         config, world, model, model, moving_average(model, config.ema), optimiser, schedule, parse_loss(config.loss)
@@ -251,7 +252,6 @@ def start(config: TrainConfig, world: World, state: dict[str, Any] | None = None
         model.load_state_dict(state["model"])
         run.ema.module.load_state_dict(state["ema"])
         optimiser.load_state_dict(state["optimiser"])
-        optimiser.param_groups[0]["betas"] = config.betas
         for name in ("step", "losses", "best", "data", "validation", "seconds"):
             setattr(run, name, state[name])
         run.ema.n_averaged.fill_(run.step + 1)
@@ -342,9 +342,9 @@ def validate_and_log(
     lr = run.schedule.lr_at(max(0, run.step - 1))
     row = {"step": run.step, "loss": loss, "lr": lr, "psnr": psnr, "images_per_s": images_per_second}
     log.add({**row, "seconds": run.seconds}, scores)
-    if scores and run.config.sample_images:
+    if scores:
         picture = run.folder / "samples" / f"step_{run.step:07d}.png"
-        draw_samples(lambda lq: restore_uint8(network, lq, run.device, tile), sets, run.config.sample_images, picture)
+        draw_samples(lambda lq: restore_uint8(network, lq, run.device, tile), sets, picture)
     if best:
         save_average(run, "best.safetensors")
     each = ", ".join(f"{name} {one:.3f}" for name, one in scores.items())

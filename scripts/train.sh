@@ -33,7 +33,7 @@ stage() {
     if [ "$toy" ]; then # the factsheet's steps, batch and patch divided by 1000, 32 and 4
         words+=(--preset light --model_overrides embed_dim=12 depths=1,1 num_heads=2,2 window_size=8 --steps "$2"
             --batch "$3" --patch "$4" --milestones $5 --warmup 2 --lr 0.002 --ema 0.9 --precision auto --workers 0
-            --valid_every 25 --sample_images 0 --no-tensorboard)
+            --valid_every 25 --no-tensorboard)
     fi
     say "Stage $number -> $RUNS/stage$number"
     if [ "$GPUS" -gt 1 ]; then

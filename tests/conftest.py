@@ -67,7 +67,7 @@ def command(photos: Path, tmp_path: Path) -> Callable[..., list[str]]:
             "--device",
             "cpu",
         ]
-        words += ["--valid_every", "4", "--no-tensorboard", "--sample_images", "0"]
+        words += ["--valid_every", "4", "--no-tensorboard"]
         return [*words, "--model_overrides", *TINY, *more]
 
     return build

@@ -69,7 +69,7 @@ def words(folders: Path, name: str, *more: str) -> list[str]:
     paths = ["--data", str(folders / "train"), "--valid_hr", str(folders / "valid"), "--out", str(folders / name)]
     fixed = ["--batch", "4", "--patch", "16", "--warmup", "2", "--grad_clip", "1", "--workers", "0", "--device", "cpu"]
     fixed += ["--threads", "1", "--steps", "6", "--save_every", "1", "--valid_every", "2", "--no-tensorboard"]
-    return [*paths, *fixed, "--sample_images", "0", "--model_overrides", *TINY, *more]
+    return [*paths, *fixed, "--model_overrides", *TINY, *more]
 
 
 def log(folder: Path) -> list[dict[str, str]]:

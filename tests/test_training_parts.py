@@ -152,9 +152,9 @@ def test_a_failed_write_leaves_both_checkpoints(tmp_path, monkeypatch, error):
 def test_the_command_line_wins_over_the_file_and_both_over_the_defaults(tmp_path):
     assert parse_arguments(NEEDED) == TrainConfig(data=("images",), out="runs/x")
     file = tmp_path / "a.yaml"
-    file.write_text("lr: 1e-4\nsteps: 700\nbetas: [0.8, 0.95]\ntensorboard: false\nmodel_overrides: {embed_dim: 24}\n")
+    file.write_text("lr: 1e-4\nsteps: 700\nloss: [l1, mse=0.5]\ntensorboard: false\nmodel_overrides: {embed_dim: 24}\n")
     config = parse_arguments([*NEEDED, "--steps", "800", "--config", str(file), "--data", "a", "b"])
-    assert (config.lr, config.steps, config.betas, config.tensorboard) == (1e-4, 800, (0.8, 0.95), False)
+    assert (config.lr, config.steps, config.loss, config.tensorboard) == (1e-4, 800, ("l1", "mse=0.5"), False)
     assert config.data == ("a", "b") and model_config(config).embed_dim == 24
 
 
@@ -168,9 +168,9 @@ def test_unusable_files_are_named(tmp_path, text):
 
 @pytest.mark.parametrize(
     "words",
-    ["--batch 0", "--lr 1e-7", "--lr 1e9", "--ema 1", "--betas 1 0", "--valid_lr x", "--milestones 20 10", "--lr inf",
+    ["--batch 0", "--lr 1e-7", "--lr 1e9", "--ema 1", "--valid_lr x", "--milestones 20 10", "--lr inf",
      "--schedule milestones", "--data hr=a,weight=1 b", "--max_minutes -1", "--grad_clip nan", "--steps 50",
-     "--steps 99999999999999999999", "--loss l1=1 l1=2", f"--seed {2**64}", "--valid_hr", "--valid_hr a a",
+     "--steps 99999999999999999999", "--loss l1=1 l1=2", f"--seed {2**64}", "--valid_hr a a",
      "--preset ligth", "--config"],
 )  # fmt: skip
 def test_unusable_values_are_refused_by_the_settings_name(words):
@@ -185,7 +185,7 @@ def test_empty_words_are_refused():
 
 
 def test_unknown_options_name_the_nearest(capsys):
-    for words in ("--min_lrr 1", "--precision fp16", "--betas 0.9"):
+    for words in ("--min_lrr 1", "--precision fp16"):
         with pytest.raises(SystemExit) as stop:
             parse_arguments([*NEEDED, *words.split()])
         assert stop.value.code == 2

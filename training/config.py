@@ -61,7 +61,6 @@ class Optimiser:
     min_lr: float = 1e-6  # rate of the last step of a cosine decay or a cool-down
     warmup: int = 100  # steps of linear warm-up
     milestones: tuple[int, ...] = ()  # steps at which the rate is halved
-    betas: tuple[float, float] = (0.9, 0.99)  # Adam's two decay rates
     grad_clip: float = 0.0  # largest gradient norm; 0: no clipping
     loss: tuple[str, ...] = ("l1=1",)  # losses and weights, as l1=1 frequency=0.1; also charbonnier, mse
     ema: float = 0.999  # decay of the moving average of the weights
@@ -81,7 +80,6 @@ class Output:
     save_every: int = 200  # steps between checkpoints
     log_every: float = 30.0  # seconds between lines of progress
     tensorboard: bool = True  # write the log for TensorBoard too
-    sample_images: int = 3  # validation images to draw restored at every validation, into samples/
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,17 +107,15 @@ class TrainConfig(Machine, Output, Validation, Optimiser, Steps, Network, Data):
                 least = 1 if name in ("steps", "batch", "patch", "valid_every", "save_every") else 0
                 most = 2**64 - 1 if name == "seed" else 1 if name in ("lr", "min_lr", "ema") else 10**9
                 _require(least <= value <= most, f"{name} must lie between {least} and {most}, got {value}")
-            empty = value == "" and name not in ("init", "frequency")
-            _require(
-                not empty and "" not in (value if isinstance(value, tuple) else ()), f"{name} is empty: name something"
-            )
+            empty = "" in value if isinstance(value, tuple) else value == "" and name not in ("init", "frequency")
+            _require(not empty, f"{name} is empty: give a value, or leave it out")
         _require(bool(self.data), "data is empty: name a folder of images")
         near = get_close_matches(self.preset, PRESETS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(PRESETS)}"
         _require(self.preset in PRESETS, f"unknown preset {self.preset!r}: {hint}")
         _require(self.min_lr <= self.lr, f"min_lr {self.min_lr} must not lie above lr {self.lr}")
         _require(self.timeout_minutes > 0, "timeout_minutes must be positive")
-        _require(all(0 <= beta < 1 for beta in (*self.betas, self.ema)), "betas and ema must lie in [0, 1)")
+        _require(self.ema < 1, "ema must lie below 1")
         _require(
             bool(self.milestones) == (self.schedule == "milestones")
             and all(0 < before < after for before, after in pairwise((*self.milestones, math.inf))),
@@ -147,12 +143,9 @@ def parse_arguments(argv: list[str] | None = None) -> TrainConfig:
     import tyro
 
     words = list(sys.argv[1:] if argv is None else argv)
-    several = [f"--{name}" for name, kind in get_type_hints(TrainConfig).items() if get_origin(kind) is tuple]
-    for word, following in pairwise([*words, "--"]):  # an empty variable of a shell
-        named = word not in (*several, "--config") or not following.startswith("--")
-        _require(named, f"{word} names nothing: give it a value, or leave it out")
     if "--config" in words:
         position = words.index("--config")
+        _require(position + 1 < len(words), "--config takes a file, such as configs/light.yaml")
         words = [*settings_words(Path(words[position + 1])), *words[:position], *words[position + 2 :]]
     groups: Any = make_dataclass("Settings", [(group.__name__.lower(), group) for group in GROUPS])
     shown: Any = tyro.conf.OmitArgPrefixes
@@ -183,30 +176,28 @@ def settings_words(path: Path) -> list[str]:
             near = get_close_matches(str(key), kinds, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(kinds)}"
             raise ConfigError(f"{path}: unknown key {key!r}: {hint}")
-        kind, several = kinds[key], get_origin(kinds[key]) is tuple
-        item_kind = get_args(kind)[0] if several else str if get_args(kind) else kind
+        kind = kinds[key]
+        item_kind = get_args(kind)[0] if get_origin(kind) is tuple else str if get_args(kind) else kind
         items = value if isinstance(value, list) else [value]
         if isinstance(value, dict):
             items = [f"{name}={_text(item)}" for name, item in value.items()]
-        for item in items:
-            # YAML takes 1e-4 for text, and a name of digits for a number.
-            _require(
-                (several or len(items) == 1)
-                and (isinstance(item, bool) == (item_kind is bool))
-                and (
-                    item_kind is bool
-                    or isinstance(item, str | int | dict)
-                    or (isinstance(item, float) and item_kind is not int)
-                )
-                and (item_kind is not int or isinstance(item, int))
-                and (item_kind is not float or _is_number(item)),
-                f"{path}: {key} takes {item_kind.__name__}, got {_text(value)!r}",
-            )
+        fits = (get_origin(kind) is tuple or len(items) == 1) and all(_fits(item, item_kind) for item in items)
+        _require(fits, f"{path}: {key} takes {item_kind.__name__}, got {_text(value)!r}")
         if kind is bool:
             words.append(f"--{key}" if value else f"--no_{key}")
         else:
             words += [f"--{key}", *map(_text, items)]
     return words
+
+
+def _fits(item: Any, kind: type) -> bool:
+    """Whether a value of YAML, which takes 1e-4 for text and a name of digits for a number, can be read as a kind."""
+    if item is None or isinstance(item, bool) or kind is bool:
+        return isinstance(item, bool) and kind is bool
+    try:
+        return kind is str or math.isfinite(kind(_text(item)))
+    except ValueError:
+        return False
 
 
 class _SettingsLoader(yaml.SafeLoader):
@@ -217,13 +208,6 @@ class _SettingsLoader(yaml.SafeLoader):
         if doubled := [key for key in keys if keys.count(key) > 1]:
             raise yaml.constructor.ConstructorError(None, None, f"{doubled[0]} stands twice", node.start_mark)
         return super().construct_mapping(node, deep)
-
-
-def _is_number(value: Any) -> bool:
-    try:
-        return math.isfinite(float(value))
-    except (TypeError, ValueError):
-        return False
 
 
 def _text(value: Any) -> str:

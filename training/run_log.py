@@ -27,6 +27,7 @@ Image = NDArray[np.uint8]
 LAZY_LOSSES = 20  # steps whose losses may wait on a GPU: reading one waits until the GPU has made it
 COLUMNS = ("step", "loss", "lr", "psnr", "images_per_s", "seconds")
 SIDE = 64  # LR pixels of the window that a sample picture shows
+SAMPLES = 3  # images that it shows
 GAP = 8  # white pixels between its windows
 
 
@@ -188,17 +189,16 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def draw_samples(restore: Callable[[Image], Image], sets: Sequence[Any], count: int, picture: Path) -> None:
+def draw_samples(restore: Callable[[Image], Image], sets: Sequence[Any], picture: Path) -> None:
     """Draw one row an image: the low-resolution middle enlarged by OpenCV's bicubic, restored, and as it should be.
 
     Args:
         restore: uint8 `h w 3` -> uint8 `4h 4w 3`.
         sets: validation sets; images are taken from each in turn.
-        count: rows.
         picture: PNG file to write, whole or not at all; its folder is made.
     """
     in_turn = (pair for pair in chain.from_iterable(zip_longest(*sets)) if pair)
-    rows = [_sample_row(restore, pair) for pair in islice(in_turn, count)]
+    rows = [_sample_row(restore, pair) for pair in islice(in_turn, SAMPLES)]
     width = max(row.shape[1] for row in rows)
     sheet = np.vstack([np.pad(row, ((0, GAP), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows])
     picture.parent.mkdir(exist_ok=True)
