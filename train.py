@@ -43,7 +43,7 @@ from models.team08_HATFreq.compiling import CompilerError, compile_blocks
 from models.team08_HATFreq.system import HATFreqError, World, slow_bf16
 from models.team08_HATFreq.weights import load_weights, save_weights
 from training.checkpoint import check_resume, load_checkpoint, record_start, save_checkpoint, weights_of
-from training.config import ConfigError, TrainConfig, changed_settings, config_dict, model_config, parse_arguments
+from training.config import ConfigError, TrainConfig, changed_settings, model_config, parse_arguments
 from training.data import Batch, Patches, StepBatches, loading, report_faults, to_pair
 from training.distributed import joined, share
 from training.losses import parse_loss, total_loss
@@ -371,7 +371,7 @@ def save(run: Run) -> None:
         "model": run.model.state_dict(),
         "ema": run.ema.module.state_dict(),
         "optimiser": run.optimiser.state_dict(),
-        "config": config_dict(run.config),
+        "config": asdict(run.config),
         "network": asdict(run.model.config),
         "schedule": asdict(run.schedule) | {"last": run.schedule.last},
     }

@@ -53,18 +53,18 @@ def open_sources(words: tuple[str, ...]) -> list[Source]:
 
 
 def check_mixture(words: tuple[str, ...]) -> None:
-    """Refuse sources that cannot be read, or of which only some have a weight (ValueError)."""
+    """Refuse sources that cannot be read, or of which only some have a weight (DataError)."""
     weighted = ["weight" in parse_source(word) for word in words]
     if any(weighted) and not all(weighted):
         lacking = words[weighted.index(False)]
-        raise ValueError(f"data: {lacking!r} has no weight and other sources have: give one to each, or to none")
+        raise DataError(f"data: {lacking!r} has no weight and other sources have: give one to each, or to none")
 
 
 def parse_source(word: str) -> dict[str, str]:
     """`folder` or `hr=folder,lr=folder,weight=2` -> its parts by name.
 
     Raises:
-        ValueError: an unknown or doubled part, no `hr`, or a weight that is not a positive number.
+        DataError: an unknown or doubled part, no `hr`, or a weight that is not a positive number.
     """
     if not word.startswith(tuple(f"{part}=" for part in PARTS)):
         return {"hr": word}
@@ -73,12 +73,12 @@ def parse_source(word: str) -> dict[str, str]:
         key, _, value = item.partition("=")
         if key not in PARTS or not value or key in parts:
             form = "hr=FOLDER,lr=FOLDER,weight=NUMBER,image_weights=FILE"
-            raise ValueError(f"data: cannot read {item!r} in {word!r}: write {form}")
+            raise DataError(f"data: cannot read {item!r} in {word!r}: write {form}")
         parts[key] = value
     if "hr" not in parts:
-        raise ValueError(f"data: {word!r} names no high-resolution images: add hr=FOLDER")
+        raise DataError(f"data: {word!r} names no high-resolution images: add hr=FOLDER")
     if "weight" in parts and not 0 < _number(parts["weight"]) < math.inf:
-        raise ValueError(f"data: the weight of {word!r} must be a positive number, got {parts['weight']!r}")
+        raise DataError(f"data: the weight of {word!r} must be a positive number, got {parts['weight']!r}")
     return parts
 
 

@@ -129,6 +129,48 @@ def test_a_signal_in_the_middle_of_a_validation_is_obeyed_and_the_validation_mad
 
 
 @pytest.mark.slow
+def test_a_second_signal_in_a_validation_ends_the_run_at_once(server, command, tmp_path):
+    valid = command("x")[5]
+    words = ["--steps", "8", "--valid_every", "4", "--valid_hr", valid, "--workers", "1", "--save_every", "2"]
+    run = server.start(command("run", *words), patch=SLOW_VALIDATION.replace("sleep(1)", "sleep(100)"))
+    run.wait_for("validating")
+    family, began = run.family(), time.monotonic()
+    os.kill(run.pids[0], signal.SIGTERM)
+    time.sleep(6)  # a signal within five seconds is the first one's echo
+    os.kill(run.pids[0], signal.SIGTERM)
+    assert assert_all_gone(run, family, began) == {0: -signal.SIGTERM}
+    assert checkpoint(tmp_path / "run")["step"] == 2  # the fourth step's comes after its validation
+
+
+@pytest.mark.slow
+def test_torchrun_killed_while_its_ranks_import_leaves_none(root: Path, command, tmp_path: Path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    process = subprocess.Popen([*torchrun, str(root / "train.py"), *command("run", *LONG)], stderr=subprocess.DEVNULL)
+    wait_until(lambda: len(process_tree(process.pid)) == 3, 60)  # the ranks exist, and import for seconds
+    family = process_tree(process.pid)
+    process.kill()
+    process.wait()
+    wait_until(lambda: not alive(family), SECONDS)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["64k", "1m"])
+def test_a_small_shared_memory_is_enough(root: Path, command, tmp_path: Path, size: str) -> None:
+    words = command("run", "--steps", "3", "--workers", "2")
+    script = f'mount -t tmpfs -o size={size} none /dev/shm && exec "$@"'
+    contained = ["unshare", "--user", "--map-root-user", "--mount", "bash", "-c", script, "-"]
+    if subprocess.run([*contained, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this system mounts nothing in a namespace of its own")
+    began = time.monotonic()
+    done = subprocess.run(
+        [*contained, sys.executable, str(root / "train.py"), *words], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert checkpoint(tmp_path / "run")["step"] == 3 and time.monotonic() - began < 90
+
+
+@pytest.mark.slow
 def test_torchrun_ends_with_a_checkpoint_and_does_not_outlive_its_death(root: Path, command, tmp_path: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}

@@ -14,7 +14,7 @@ from zipfile import BadZipFile, ZipFile
 import torch
 
 from models.team08_HATFreq import HATConfig
-from training.config import FIXED, ConfigError, TrainConfig, config_dict
+from training.config import FIXED, ConfigError, TrainConfig
 from training.run_log import say
 from utils.environment import environment
 from utils.files import UserError, atomic_write, write_bytes
@@ -132,7 +132,7 @@ def check_resume(state: dict[str, Any], config: TrainConfig, network: HATConfig)
     Raises:
         ConfigError: names every setting that differs and may not.
     """
-    before, now = state["config"], config_dict(config)
+    before, now = state["config"], asdict(config)
     changes = {name: [before.get(name), value] for name, value in now.items() if before.get(name) != value}
     shape = asdict(network)
     other = [f"{key} was {state['network'].get(key)} and is now {shape[key]}"
@@ -165,7 +165,7 @@ def weights_of(word: str) -> Path:
 def record_start(config: TrainConfig, network: HATConfig, step: int, changes: dict[str, list[Any]]) -> None:
     """Write `config.json` (settings and network) and add this start to `environment.json`."""
     folder = Path(config.out)
-    _write_json(folder / "config.json", {"training": config_dict(config), "model": asdict(network)})
+    _write_json(folder / "config.json", {"training": asdict(config), "model": asdict(network)})
     record = folder / "environment.json"
     starts: list[Any] = []
     try:

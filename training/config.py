@@ -6,7 +6,7 @@ The groups below make the sections of `--help`; the comment behind a setting is 
 import math
 import sys
 from ast import literal_eval
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from dataclasses import asdict, dataclass, fields, make_dataclass
 from difflib import get_close_matches
 from itertools import pairwise
@@ -110,31 +110,24 @@ class TrainConfig(Machine, Output, Validation, Optimiser, Steps, Network, Data):
             empty = "" in value if isinstance(value, tuple) else value == "" and name not in ("init", "frequency")
             _require(not empty, f"{name} is empty: give a value, or leave it out")
         _require(bool(self.data), "data is empty: name a folder of images")
-        near = get_close_matches(self.preset, PRESETS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(PRESETS)}"
-        _require(self.preset in PRESETS, f"unknown preset {self.preset!r}: {hint}")
+        _require(self.preset in PRESETS, f"unknown preset {self.preset!r}: {_nearest(self.preset, PRESETS)}")
         _require(self.min_lr <= self.lr, f"min_lr {self.min_lr} must not lie above lr {self.lr}")
-        _require(self.timeout_minutes > 0, "timeout_minutes must be positive")
-        _require(self.ema < 1, "ema must lie below 1")
+        _require(self.timeout_minutes > 0 and self.ema < 1, "timeout_minutes must be positive, and ema below 1")
         _require(
             bool(self.milestones) == (self.schedule == "milestones")
             and all(0 < before < after for before, after in pairwise((*self.milestones, math.inf))),
             "milestones, rising from 1 on, go with --schedule milestones, and with it alone",
         )
         for name, last in (("warmup", self.warmup), ("milestones", max(self.milestones, default=0))):
-            _require(last <= self.steps, f"{name} {last} lies beyond the {self.steps} steps: set a lower --{name}")
-        sets = len(self.valid_hr)
-        _require(len(self.valid_lr) in (0, sets), f"valid_lr must name as many sets as valid_hr ({sets}), or none")
+            _require(last <= self.steps, f"{name} {last} lies beyond the {self.steps} steps")
+        _require(len(self.valid_lr) in (0, len(self.valid_hr)), "valid_lr must name as many sets as valid_hr, or none")
         refuse_doubled(self.valid_hr, "name each validation set once")
-        try:
-            parse_loss(self.loss)
-            check_mixture(self.data)
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
+        parse_loss(self.loss)
+        check_mixture(self.data)
 
 
 def parse_arguments(argv: list[str] | None = None) -> TrainConfig:
-    """The configuration that a command line asks for; it wins over the settings file of `--config FILE`.
+    """The configuration of a command line; it wins over the settings file of `--config FILE`.
 
     Raises:
         ConfigError: a value that cannot be used, in the file (named, with its key) or on the command line.
@@ -142,14 +135,13 @@ def parse_arguments(argv: list[str] | None = None) -> TrainConfig:
     """
     import tyro
 
-    words = list(sys.argv[1:] if argv is None else argv)
+    words = sys.argv[1:] if argv is None else argv
     if "--config" in words:
         position = words.index("--config")
         _require(position + 1 < len(words), "--config takes a file, such as configs/light.yaml")
         words = [*settings_words(Path(words[position + 1])), *words[:position], *words[position + 2 :]]
-    groups: Any = make_dataclass("Settings", [(group.__name__.lower(), group) for group in GROUPS])
-    shown: Any = tyro.conf.OmitArgPrefixes
-    parsed = tyro.cli(shown[groups], args=words, prog="train.py", use_underscores=True, description=DESCRIPTION)
+    groups: Any = tyro.conf.OmitArgPrefixes[make_dataclass("", [(kind.__name__.lower(), kind) for kind in GROUPS])]
+    parsed = tyro.cli(groups, args=words, prog="train.py", use_underscores=True, description=DESCRIPTION)
     return TrainConfig(**{name: value for group in vars(parsed).values() for name, value in vars(group).items()})
 
 
@@ -164,18 +156,14 @@ def settings_words(path: Path) -> list[str]:
     try:
         content = yaml.load(path.read_text(), _SettingsLoader)  # a SafeLoader
     except OSError as error:
-        raise ConfigError(
-            f"--config {path} cannot be read ({error.strerror}): name a file as configs/light.yaml"
-        ) from error
+        raise ConfigError(f"--config {path} cannot be read ({error.strerror}): try configs/light.yaml") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     _require(isinstance(content, dict), f"{path} holds no settings: write one `name: value` a line")
     kinds, words = get_type_hints(TrainConfig), []
     for key, value in content.items():
         if key not in kinds:
-            near = get_close_matches(str(key), kinds, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(kinds)}"
-            raise ConfigError(f"{path}: unknown key {key!r}: {hint}")
+            raise ConfigError(f"{path}: unknown key {key!r}: {_nearest(key, kinds)}")
         kind = kinds[key]
         item_kind = get_args(kind)[0] if get_origin(kind) is tuple else str if get_args(kind) else kind
         items = value if isinstance(value, list) else [value]
@@ -205,9 +193,15 @@ class _SettingsLoader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys = [self.construct_object(key) for key, _ in node.value]
-        if doubled := [key for key in keys if keys.count(key) > 1]:
-            raise yaml.constructor.ConstructorError(None, None, f"{doubled[0]} stands twice", node.start_mark)
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"{key} stands twice", node.start_mark)
         return super().construct_mapping(node, deep)
+
+
+def _nearest(name: object, known: Iterable[str]) -> str:
+    near = get_close_matches(str(name), known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
 
 
 def _text(value: Any) -> str:
@@ -228,29 +222,21 @@ def model_config(config: TrainConfig) -> HATConfig:
     for item in config.model_overrides:
         key, equals, text = item.partition("=")
         _require(bool(equals), f"model_overrides takes key=value, got {item!r}")
-        _require(key not in ("frequency", "checkpointing"), f"{key} is not for model_overrides: use --{key}")
-        _require(key != "scale", "scale is not for model_overrides: the trainer makes pairs at x4")
+        _require(key not in ("frequency", "scale"), f"{key} is not for model_overrides (--frequency; always x4)")
         try:
             value = literal_eval(text)
         except (ValueError, SyntaxError):
             value = text
         current = getattr(preset, key, None)
-        if isinstance(current, tuple) and isinstance(value, int):
-            value = (value,)
-        if isinstance(current, float) and type(value) is int:
-            value = float(value)
-        fits = current is None or type(value) is type(current)
-        _require(fits, f"model_overrides: {key} takes a value such as {current!r}, got {text!r}")
+        if type(value) is int and isinstance(current, tuple | float):
+            value = (value,) if isinstance(current, tuple) else float(value)
+        if current is not None and type(value) is not type(current):
+            raise ConfigError(f"model_overrides: {key} takes a value such as {current!r}, got {text!r}")
         changes[key] = value
     try:
         return override(preset, changes)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-
-
-def config_dict(config: TrainConfig) -> dict[str, Any]:
-    """The configuration in JSON's types, as checkpoints and the run folder hold it."""
-    return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(config).items()}
 
 
 def changed_settings(config: TrainConfig) -> str:

@@ -163,8 +163,7 @@ def to_pair(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def _to_device(array: NDArray[np.generic], device: torch.device) -> Tensor:
-    # From pinned memory the copy runs beside the GPU's work.
-    tensor = torch.as_tensor(array)
+    tensor = torch.as_tensor(array)  # from pinned memory the copy runs beside the GPU's work
     return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
 

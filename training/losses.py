@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from utils.files import UserError
+
 Loss = Callable[[Tensor, Tensor], Tensor]
 CHARBONNIER_EPSILON = 1e-3
 
@@ -35,23 +37,23 @@ def parse_loss(items: tuple[str, ...]) -> dict[str, float]:
     """`("l1=1", "frequency=0.05")` -> weights by name.
 
     Raises:
-        ValueError: an unknown or doubled loss, a weight that is not a positive number, or none at all.
+        UserError: an unknown or doubled loss, a weight that is not a positive number, or none at all.
     """
     weights: dict[str, float] = {}
     for item in items:
         name, equals, text = item.partition("=")
         if name not in LOSSES:
-            raise ValueError(f"unknown loss {name!r}: choose from {', '.join(LOSSES)}")
+            raise UserError(f"unknown loss {name!r}: choose from {', '.join(LOSSES)}")
         if name in weights:
-            raise ValueError(f"loss {name} stands twice: give it one weight")
+            raise UserError(f"loss {name} stands twice: give it one weight")
         try:
             weights[name] = float(text) if equals else 1.0
         except ValueError as error:
-            raise ValueError(f"loss {name} takes a weight such as {name}=0.1, got {text!r}") from error
+            raise UserError(f"loss {name} takes a weight such as {name}=0.1, got {text!r}") from error
         if not 0 < weights[name] < float("inf"):
-            raise ValueError(f"the weight of loss {name} must be positive, got {text}")
+            raise UserError(f"the weight of loss {name} must be positive, got {text}")
     if not weights:
-        raise ValueError(f"name at least one loss of {', '.join(LOSSES)}")
+        raise UserError(f"name at least one loss of {', '.join(LOSSES)}")
     return weights
 
 
