@@ -184,7 +184,7 @@ def test_samples_show_enlarged_restored_and_target(tmp_path):
         (tmp_path / name).mkdir()
         write_png(tmp_path / name / "a.png", noise(h, w))
     sets = open_sets((str(tmp_path / "one"), str(tmp_path / "two")), ())
-    draw_samples(lambda lq: restore_uint8(Brighter(), lq, torch.device("cpu")), sets, 5, tmp_path / "samples" / "s.png")
+    draw_samples(lambda lq: restore_uint8(Brighter(), lq, torch.device("cpu")), sets, tmp_path / "samples" / "s.png")
     sheet = read_rgb(tmp_path / "samples" / "s.png")
     assert sheet.shape == (256 + 8 + 40, 3 * 256 + 2 * 8, 3)
     gt = noise(400, 300)[72:328, 20:276]  # the middle: 64x64 of 100x75 LR pixels, from (18, 5)

@@ -15,7 +15,6 @@ import torch
 
 from models.team08_HATFreq import HATConfig
 from training.config import FIXED, ConfigError, TrainConfig
-from training.run_log import say
 from utils.environment import environment
 from utils.files import UserError, atomic_write, write_bytes
 
@@ -167,12 +166,10 @@ def record_start(config: TrainConfig, network: HATConfig, step: int, changes: di
     folder = Path(config.out)
     _write_json(folder / "config.json", {"training": asdict(config), "model": asdict(network)})
     record = folder / "environment.json"
-    starts: list[Any] = []
     try:
-        starts = list(json.loads(record.read_text())) if record.exists() else []
-    except ValueError as error:  # the run can do without
-        os.replace(record, record.with_name("environment.damaged.json"))
-        say(f"warning: {record} is damaged ({error}): set aside as environment.damaged.json, and begun anew")
+        starts = json.loads(record.read_text()) if record.exists() else []
+    except ValueError as error:
+        raise CheckpointError(f"{record} is damaged ({error}): move it away, and start again") from error
     processes = int(os.environ.get("WORLD_SIZE", 1))
     start = environment() | {"processes": processes, "step": step, "changes": changes}
     _write_json(record, [*starts, start])

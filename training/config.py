@@ -140,7 +140,8 @@ def parse_arguments(argv: list[str] | None = None) -> TrainConfig:
         position = words.index("--config")
         _require(position + 1 < len(words), "--config takes a file, such as configs/light.yaml")
         words = [*settings_words(Path(words[position + 1])), *words[:position], *words[position + 2 :]]
-    groups: Any = tyro.conf.OmitArgPrefixes[make_dataclass("", [(kind.__name__.lower(), kind) for kind in GROUPS])]
+    omit: Any = tyro.conf.OmitArgPrefixes
+    groups = omit[make_dataclass("Settings", [(kind.__name__.lower(), kind) for kind in GROUPS])]
     parsed = tyro.cli(groups, args=words, prog="train.py", use_underscores=True, description=DESCRIPTION)
     return TrainConfig(**{name: value for group in vars(parsed).values() for name, value in vars(group).items()})
 

@@ -5,7 +5,6 @@ import io
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
 from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any
@@ -114,34 +113,35 @@ class Log:
     """
 
     def __init__(self, folder: Path, step: int, sets: list[str], tensorboard: bool = False) -> None:
-        self.path, self.folder = folder / "log.csv", folder / "tensorboard"
+        self.path = folder / "log.csv"
         self.writer: Any = None
         self.rows = [row for row in read_rows(self.path) if int(row["step"]) <= step]
         names = [*COLUMNS, *(f"psnr_{name}" for name in sets if len(sets) > 1)]
         self.columns = list(dict.fromkeys([*names, *chain.from_iterable(self.rows)]))  # an earlier start's sets stay
+        self.write()
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter  # takes a second to import
+
+            self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+
+    def add(self, row: dict[str, float], scores: dict[str, float]) -> None:
+        """Add a row of `COLUMNS` with the PSNR of each set."""
+        values = {**row, **({f"psnr_{name}": psnr for name, psnr in scores.items()} if len(scores) > 1 else {})}
+        self.rows.append({key: str(v) if isinstance(v, int) else f"{v:.6g}" for key, v in values.items()})
+        self.write()
+        if self.writer:
+            for key, value in values.items():
+                if key != "step" and math.isfinite(value):
+                    self.writer.add_scalar(key, value, int(row["step"]))
+            self.writer.flush()
+
+    def write(self) -> None:
+        """Write all rows: a kill leaves the former file or the new one."""
         content = io.StringIO(newline="")
         writer = csv.DictWriter(content, self.columns, restval="nan")
         writer.writeheader()
         writer.writerows(self.rows)
         write_bytes(self.path, content.getvalue().encode())
-        if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter  # takes a second to import
-
-            self.writer = SummaryWriter(str(self.folder), purge_step=step + 1)
-
-    def add(self, row: dict[str, float], scores: dict[str, float]) -> None:
-        """Add a row of `COLUMNS` with the PSNR of each set."""
-        values = {**row, **({f"psnr_{name}": psnr for name, psnr in scores.items()} if len(scores) > 1 else {})}
-        texts = {key: str(value) if isinstance(value, int) else f"{value:.6g}" for key, value in values.items()}
-        self.rows.append(texts)
-        with writing(self.path), self.path.open("a", newline="") as file:
-            csv.DictWriter(file, self.columns, restval="nan").writerow(texts)
-        if self.writer:
-            with writing(self.folder):
-                for key, value in values.items():
-                    if key != "step" and math.isfinite(value):
-                        self.writer.add_scalar(key, value, int(row["step"]))
-                self.writer.flush()
 
     def gain(self) -> str:
         """What the run has gained since its first validation, in a sentence; empty without two."""
@@ -153,32 +153,18 @@ class Log:
         return f"best PSNR-Y {best:.3f} dB at step {step}, {best - first:+.3f} dB against step {start}"
 
 
-@contextmanager
-def writing(path: Path) -> Any:
-    """Name the file in an error of the disk, which says what to do."""
-    try:
-        yield
-    except OSError as error:
-        cause = error.strerror or error
-        raise OSError(error.errno, f"cannot write {path} ({cause}): look at the disk, and start again") from error
-
-
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """A log's complete rows, which is none without a file: a kill can cut the last one short.
+    """The rows of a log; none without a file. A last line without an end is left out.
 
     Raises:
         FolderError: it is damaged.
     """
-    if not path.exists():
-        return []
     try:
-        lines = path.read_text().splitlines(keepends=True)
-        reader = csv.DictReader(line for line in lines if line.endswith("\n"))
-        rows = [row for row in reader if all(row.get(key) for key in reader.fieldnames or ())]
-        for row in rows:  # what is read of them later is checked here
+        text = path.read_text().rpartition("\n")[0] if path.exists() else ""
+        rows = list(csv.DictReader(io.StringIO(text)))
+        for row in rows:
             int(row["step"])
-            for value in row.values():
-                float(value)
+            list(map(float, row.values()))
     except (ValueError, KeyError, TypeError, csv.Error) as error:
         raise FolderError(f"{path} is damaged ({error}): mend it or move it away, and start again") from error
     return rows
