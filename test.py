@@ -11,7 +11,6 @@ command resumes a run that was stopped. Several processes share a folder's image
 """
 
 import argparse
-import io
 import os
 import sys
 import time
@@ -24,6 +23,8 @@ from pathlib import Path
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import torch
+
+from utils.files import command
 
 Restore = Callable[..., None]
 
@@ -142,33 +143,23 @@ def tile_size(text: str) -> int | None:
     return int(text)
 
 
+@command("test.py", ValueError, RuntimeError)
 def main(argv: list[str] | None = None) -> int:
-    """Restore the folders named; 0 if every image was restored, else 1 with the reasons on stderr."""
+    """Upscale the folders; 0 if every image was upscaled, else 1 with the reasons on stderr."""
     from models.team08_HATFreq.folder import FailedImagesError
     from models.team08_HATFreq.system import choose_device
 
     args = parse_arguments(argv)
     failed = False
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # names may hold what a terminal cannot show
-    try:
-        device = choose_device(args.device)
-        model_func, model_dir, model_name = select_model(args)
-        for mode, inputs in (("valid", args.valid_dir), ("test", args.test_dir)):
-            if inputs:
-                try:
-                    run(model_func, model_name, model_dir, inputs, args.save_dir, mode, device)
-                except FailedImagesError as error:  # the other folder is restored all the same
-                    failed = True
-                    print(f"test.py: error: {error}", file=sys.stderr)
-    except (ValueError, RuntimeError, OSError) as error:
-        print(f"test.py: error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        without = ", without --overwrite," if args.overwrite else ""
-        print(f"test.py: stopped; the same command{without} resumes where it was", file=sys.stderr)
-        return 130
+    device = choose_device(args.device)
+    model_func, model_dir, model_name = select_model(args)
+    for mode, inputs in (("valid", args.valid_dir), ("test", args.test_dir)):
+        if inputs:
+            try:
+                run(model_func, model_name, model_dir, inputs, args.save_dir, mode, device)
+            except FailedImagesError as error:  # the other folder is upscaled all the same
+                failed = True
+                print(f"test.py: error: {error}", file=sys.stderr)
     return int(failed)
 
 

@@ -13,7 +13,7 @@ IMPORTS = {
     "evaluation": {"image_data", "models", "utils"},
     "training": {"evaluation", "image_data", "models", "utils"},
     "data_curation": {"image_data", "models", "utils"},
-    "test.py": {"models"},
+    "test.py": {"models", "utils"},
     "eval.py": {"evaluation", "models", "utils"},
     "train.py": {"training", "evaluation", "image_data", "models", "utils"},
     "app.py": {"models", "utils"},

@@ -186,9 +186,9 @@ def test_samples_show_enlarged_restored_and_target(tmp_path):
     sets = open_sets((str(tmp_path / "one"), str(tmp_path / "two")), ())
     draw_samples(lambda lq: restore_uint8(Brighter(), lq, torch.device("cpu")), sets, tmp_path / "samples" / "s.png")
     sheet = read_rgb(tmp_path / "samples" / "s.png")
-    assert sheet.shape == (256 + 8 + 40, 3 * 256 + 2 * 8, 3)
+    assert sheet.shape == (2 * 256 + 3 * 8, 3 * 256 + 4 * 8, 3)
     gt = noise(400, 300)[72:328, 20:276]  # the middle: 64x64 of 100x75 LR pixels, from (18, 5)
-    np.testing.assert_array_equal(sheet[:256, 528:784], gt)
-    np.testing.assert_array_equal(sheet[264:304, 112:160], noise(40, 48))
+    np.testing.assert_array_equal(sheet[8:264, 536:792], gt)
+    np.testing.assert_array_equal(sheet[272:312, 536:584], noise(40, 48))
     lq = sets[0][0].lq[18:82, 5:69]
-    np.testing.assert_array_equal(sheet[:256, 264:520], restore_uint8(Brighter(), lq, torch.device("cpu")))
+    np.testing.assert_array_equal(sheet[8:264, 272:528], restore_uint8(Brighter(), lq, torch.device("cpu")))

@@ -16,18 +16,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from image_data.degradation import SCALE
-from image_data.pairs import Pair
 from models.team08_HATFreq.image_io import write_png
 from models.team08_HATFreq.system import peak_memory
 from training.lifetime import FolderError
 from utils.files import UserError, write_bytes
+from utils.pictures import sheet
 
 Image = NDArray[np.uint8]
 LAZY_LOSSES = 20  # steps whose losses may wait on a GPU: reading one waits until the GPU has made it
 COLUMNS = ("step", "loss", "lr", "psnr", "images_per_s", "seconds")
 SIDE = 64  # LR pixels of the window that a sample picture shows
 SAMPLES = 3  # images that it shows
-GAP = 8  # white pixels between its windows
 
 
 class NonFiniteError(UserError):
@@ -184,18 +183,13 @@ def draw_samples(restore: Callable[[Image], Image], sets: Sequence[Any], picture
         picture: PNG file to write, whole or not at all; its folder is made.
     """
     in_turn = (pair for pair in chain.from_iterable(zip_longest(*sets)) if pair)
-    rows = [_sample_row(restore, pair) for pair in islice(in_turn, SAMPLES)]
-    width = max(row.shape[1] for row in rows)
-    sheet = np.vstack([np.pad(row, ((0, GAP), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows])
+    windows = []
+    for pair in islice(in_turn, SAMPLES):
+        lq, target = _middle(pair.lq, SIDE), _middle(pair.target, SIDE * SCALE)
+        bicubic = cv2.resize(lq, target.shape[1::-1], interpolation=cv2.INTER_CUBIC)
+        windows += [bicubic, restore(lq), target]
     picture.parent.mkdir(exist_ok=True)
-    write_png(picture, sheet[:-GAP])
-
-
-def _sample_row(restore: Callable[[Image], Image], pair: Pair) -> Image:
-    lq, target = _middle(pair.lq, SIDE), _middle(pair.target, SIDE * SCALE)
-    h, w = target.shape[:2]
-    gap = np.full((h, GAP, 3), 255, np.uint8)
-    return np.hstack([cv2.resize(lq, (w, h), interpolation=cv2.INTER_CUBIC), gap, restore(lq), gap, target])
+    write_png(picture, sheet(windows, 3))
 
 
 def _middle(image: Image, side: int) -> Image:

@@ -34,12 +34,12 @@ from data_curation.embed.phash import distance
 from data_curation.features import Features
 from data_curation.images import read_checked
 from data_curation.joined import open_features
-from data_curation.pictures import pair as side_by_side
-from data_curation.pictures import sheet
 from image_data.sources import DataError
 from image_data.workers import CONTEXT, start_worker
 from models.team08_HATFreq.image_io import ImageError, write_png
 from utils.files import command, make_folder, write_bytes
+from utils.pictures import pair as side_by_side
+from utils.pictures import sheet
 
 PICTURED = 24  # pairs in duplicates.png
 SUSPICIOUS = 0.1  # share of the pool removed for evaluation images from which on a warning is due

@@ -29,13 +29,13 @@ from data_curation.features import Features
 from data_curation.images import find_image
 from data_curation.joined import open_features
 from data_curation.neighbours import nearest
-from data_curation.pictures import captioned, fitted, sheet
-from data_curation.pictures import pair as side_by_side
 from data_curation.report.gallery import write_gallery
 from data_curation.select import NAME
 from image_data.sources import DataError
 from models.team08_HATFreq.image_io import ImageError, write_png
 from utils.files import command, make_folder, write_bytes
+from utils.pictures import captioned, fitted, sheet
+from utils.pictures import pair as side_by_side
 
 BOX = 150  # pixels of the side of a picture on a sheet
 NEIGHBOURS, QUERIES = 5, 8  # shown of each query, and queries

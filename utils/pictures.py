@@ -35,14 +35,14 @@ def captioned(box: Image, lines: Sequence[str]) -> Image:
 
 
 def sheet(pictures: Sequence[Image], columns: int) -> Image:
-    """Pictures of one size in rows."""
-    h, w = pictures[0].shape[:2]
+    """Pictures in rows of boxes as large as the largest."""
+    h, w = (max(picture.shape[axis] for picture in pictures) for axis in (0, 1))
     rows = -(-len(pictures) // columns)
     columns = min(columns, len(pictures))
     page = np.full((rows * (h + _GAP) + _GAP, columns * (w + _GAP) + _GAP, 3), PAPER, np.uint8)
     for number, picture in enumerate(pictures):
-        top, left = (_GAP + place * (side + _GAP) for place, side in zip(divmod(number, columns), (h, w), strict=True))
-        page[top : top + h, left : left + w] = picture
+        top, left = (_GAP + index * (side + _GAP) for index, side in zip(divmod(number, columns), (h, w), strict=True))
+        page[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
     return page
 
 
