@@ -188,7 +188,7 @@ def train(config: TrainConfig, world: World, started: float) -> int:
     with StopSignals() as stop, loading(patches, keys, config.workers, 60 * config.timeout_minutes) as steps:
         stopped = 0
         if sets and config.init and not state:
-            validated = validate_and_log(run, sets, log, math.nan, 0.0, stop)
+            validated = validate_and_log(run, sets, log, math.inf, 0.0, stop)
             (stopped,) = world.max(0 if validated else stop.received)
         while not stopped:
             due = owed or (run.step > keys.start and (run.step % config.valid_every == 0 or run.ended))

@@ -76,14 +76,10 @@ def choose(
         query[rows], full[over] = list(dealt.values()), True
         counts = np.bincount(query[rows] + 1, minlength=len(near) + 1)[1:]
         lacking = int((counts < (args.per_query or 0)).sum())
-    elif nearest:
-        rows, why = np.concatenate(near), f"not among the {args.per_query} nearest of any query"
     else:
-        rows, why = order[scores[order] >= args.threshold], f"score below {args.threshold:g}"
+        rows, why = np.concatenate(near), f"not among the {args.per_query} nearest of any query"
     if not len(rows):
-        raise DataError(
-            f"no image is chosen: of {len(order)} that pass the gates, none is similar enough; lower the bar"
-        )
+        raise DataError("no image is chosen, as none passes the gates: loosen them")
     chosen[rows] = True
     return Choice(chosen, query, full & ~chosen, why, lacking)
 

@@ -1,12 +1,12 @@
 """Stage 3: choose the images of a pool that are most similar to the queries.
 
     python -m data_curation.select --pool features/pool --queries features/queries --top_k 40000 \\
-        --exclude duplicates/removed.txt --out data_ldcc
+        --duplicates duplicates --out data_ldcc
 
 Writes `data_ldcc.txt`, the names of the chosen images in the order of their rank (what the trainer reads; its first N
 names are the choice of N), `data_ldcc.csv`, a row for every image of the pool, and `data_ldcc.json`, every parameter
-and count; with --temperature also `data_ldcc_weights.txt`, how often the trainer is to draw each. Equal scores are
-ordered by name, so the same features give the same bytes.
+and count. An image's score is its cosine with the nearest query. Equal scores are ordered by name, so the same features
+give the same bytes.
 """
 
 import argparse
@@ -27,6 +27,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from data_curation.choice import Choice, choose, images_per_query, wanted
+from data_curation.coverage import REMOVED, check_coverage, check_unchanged
 from data_curation.embed.run import positive
 from data_curation.features import Features, FeaturesError
 from data_curation.joined import open_features
@@ -46,19 +47,11 @@ def gates(table: pa.Table, removed: set[str], args: argparse.Namespace) -> dict[
 
     Args:
         table: name, height, width, bytes, sha1, blockiness and sharpness of every row.
-        removed: names that --exclude lists.
-
-    Raises:
-        DataError: an image to leave out that the pool does not hold.
+        removed: names of duplicates.
     """
-    names = table["name"]
     found: dict[str, NDArray[np.bool_]] = {}
     if removed:
-        out = np.asarray(pc.is_in(names, pa.array(sorted(removed), pa.string())))
-        if int(out.sum()) != len(removed):
-            lost = sorted(removed - set(names.filter(pa.array(out)).to_pylist()))
-            raise DataError(f"{args.exclude} names {lost[0]}, which the pool does not hold: give this pool's own list")
-        found["duplicate"] = out
+        found["duplicate"] = np.asarray(pc.is_in(table["name"], pa.array(sorted(removed), pa.string())))
     if args.trained_on:
         found["trained on anyway"] = among(table, args.trained_on)
     if args.min_side:
@@ -94,18 +87,14 @@ def score_pool(
     shards: Shards,
     count: int,
     queries: NDArray[np.floating[Any]],
-    rule: str = "max",
-    top: int = 1,
     nearest: Nearest | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Score every row of a pool.
+    """Score every row of a pool by the largest cosine with a query.
 
     Args:
         shards: float16 `n d`, rows of length one.
         count: rows of all shards.
         queries: `m d`.
-        rule: the score is the largest cosine with a query (`max`), the mean over the queries (`mean`), or over the
-            `top` nearest queries (`top`).
         nearest: filled with every query's nearest rows, if given.
 
     Returns:
@@ -118,13 +107,7 @@ def score_pool(
     for start, block in products(shards, queries):
         rows = slice(start, start + block.shape[1])
         which[rows] = block.argmax(axis=0)
-        if rule == "max":
-            scores[rows] = block.max(axis=0)
-        elif rule == "mean" or top >= len(block):
-            scores[rows] = block.mean(axis=0)
-        else:
-            largest = np.partition(block, len(block) - top, axis=0)[-top:]
-            scores[rows] = np.sort(largest, axis=0).mean(axis=0)  # sorted: a sum's last bit depends on the order
+        scores[rows] = block.max(axis=0)
         if nearest:
             nearest.add(start, block)
     if not np.isfinite(scores).all():
@@ -142,7 +125,11 @@ def run(args: argparse.Namespace) -> None:
     """
     pool, queries = open_features(args.pool), Features(args.queries)
     check_same_encoder(pool, queries)
-    removed = read_names(args.exclude) if args.exclude else set()
+    for features in (pool, queries):
+        check_unchanged(features)
+    if args.duplicates:
+        check_coverage(args.duplicates, pool, queries)
+    removed = read_names(args.duplicates / REMOVED) if args.duplicates else set()
     table = pool.columns("name", "height", "width", "bytes", "sha1", "blockiness", "sharpness")
     closed = gates(table, removed, args)
     eligible = np.ones(len(pool), bool)
@@ -152,7 +139,7 @@ def run(args: argparse.Namespace) -> None:
     query_names, vectors = _queries_by_name(queries)
     count = min(wanted(args, len(queries)), len(pool))
     nearest = Nearest(len(queries), count, eligible=eligible, place=place) if count else None
-    scores, which = score_pool(pool.shards(), len(pool), vectors, args.score, args.top_m, nearest)
+    scores, which = score_pool(pool.shards(), len(pool), vectors, nearest)
     order = np.lexsort((place, -scores))  # equals by their names
     order = order[eligible[order]]
     choice = choose(args, pool, scores, order, nearest)
@@ -170,11 +157,7 @@ def run(args: argparse.Namespace) -> None:
     summary = summarise(args, pool, queries, closed, scores, which, eligible, choice, warnings)
     write_bytes(args.out / f"{NAME}.json", (json.dumps(summary, indent=2) + "\n").encode())
     listed = order[chosen[order]]
-    weights = args.out / f"{NAME}_weights.txt"
-    weights.unlink(missing_ok=True)  # a former run's never stand beside this list, wherever this one is stopped
     write_list(args.out / f"{NAME}.txt", [names[int(row)].as_py() for row in listed], args)
-    if args.temperature:
-        write_weights(weights, scores[listed], args.temperature)
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     print(f"{args.out / NAME}.txt: {len(listed)} of {len(pool)} images, {len(order)} of which passed the gates")
@@ -197,11 +180,11 @@ def check_choice(
     if same.any():
         raise DataError(
             f"{int(same.sum())} of the chosen images are queries themselves, {pool.column('name')[int(same.argmax())]} "
-            "first: run data_curation.dedup, and give its removed.txt as --exclude"
+            "first: run data_curation.dedup, and give its folder as --duplicates"
         )
     warnings = []
-    if not args.exclude:
-        warnings.append("no --exclude: nothing keeps evaluation images out of the choice")
+    if not args.duplicates:
+        warnings.append("no --duplicates: nothing keeps evaluation images out of the choice")
     if choice.lacking:
         warnings.append(f"{choice.lacking} queries have fewer images than --per_query, for want of cells with room")
     if near := int((scores[chosen] >= _NEARLY_EQUAL).sum()):
@@ -269,19 +252,6 @@ def write_list(path: Path, names: list[str], args: argparse.Namespace) -> None:
     write_bytes(path, ("\n".join([*head, *lines]) + "\n").encode())
 
 
-def image_weights(scores: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
-    """Weights that grow with the score, by a factor of e for each `temperature`; their mean is 1, the least 1e-6."""
-    weights = np.exp((scores - scores.max()) / temperature)
-    return np.maximum(weights / weights.mean(), 1e-6)
-
-
-def write_weights(path: Path, scores: NDArray[np.float64], temperature: float) -> None:
-    """How often the trainer is to draw each image of the list, a number a line."""
-    lines = [f"# weights of {NAME}.txt, in its order: --data hr={NAME}.txt,image_weights={path.name}"]
-    lines += [f"{weight:.6g}" for weight in image_weights(scores, temperature)]
-    write_bytes(path, ("\n".join(lines) + "\n").encode())
-
-
 def summarise(
     args: argparse.Namespace,
     pool: Features,
@@ -295,7 +265,6 @@ def summarise(
 ) -> dict[str, Any]:
     """Every parameter and count, and warnings; an image that several gates close to counts for the first."""
     chosen = choice.chosen
-    weights = image_weights(scores[chosen], args.temperature or np.inf)
     left, by_gate = np.ones(len(pool), bool), {}
     for reason, held in closed.items():
         by_gate[reason] = int((left & held).sum())
@@ -314,7 +283,6 @@ def summarise(
             "eligible": int(eligible.sum()),
             "chosen": int(chosen.sum()),
             "of_full_cells": int(choice.full.sum()),
-            "effective": round(float(weights.sum() ** 2 / (weights**2).sum()), 1),  # as many of equal weight vary alike
         },
         "images_per_query": images_per_query(np.where(choice.query < 0, which, choice.query)[chosen], len(queries)),
         "scores": {
@@ -339,31 +307,27 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--queries", type=Path, required=True, help="features folder of the images to be similar to")
     add("--out", type=Path, required=True, help=f"folder for {NAME}.txt, .csv and .json")
     add("--top_k", type=positive, help="choose this many, the most similar")
-    add("--threshold", type=float, help="choose all of at least this score")
     add("--per_query", type=positive,
         help="choose the nearest so many of every query; with --top_k, deal every query so many first")  # fmt: skip
     add("--diversity", type=positive, help="with --top_k: at most so many of a cell of like images (k-means)")
-    add("--score", choices=("max", "mean", "top"), default="max",
-        help="over the queries: the nearest, the mean of all, or of the --top_m nearest (default: max)")  # fmt: skip
-    add("--top_m", type=positive, help="with --score top: how many queries")
-    add("--temperature", type=_temperature,
-        help="weights for the trainer: exp(score / TEMPERATURE), in a file of their own")  # fmt: skip
-    add("--exclude", type=Path, help="names to leave out: removed.txt of data_curation.dedup")
+    add("--duplicates", type=Path, help="folder of data_curation.dedup, made of this pool and these queries: what it "
+        "removed is left out")  # fmt: skip
+    add("--exclude", type=Path, metavar="FILE", help="the same, by its removed.txt")
     add("--trained_on", nargs="+",
         help="folders or lists whose images are trained on beside the choice: those are left out")  # fmt: skip
     add("--min_side", type=positive, help="least pixels of the shorter side")
-    add("--max_blockiness", type=float, help="JPEG's grid: 1 without, 1.2 visible, 1.5 strong")
-    add("--min_sharpness", type=float, help="variance of the Laplacian: a few tens are a blurred photograph")
+    add("--max_blockiness", type=number, help="JPEG's grid: 1 without, 1.2 visible, 1.5 strong")
+    add("--min_sharpness", type=number, help="variance of the Laplacian: a few tens are a blurred photograph")
     add("--relative", action="store_true", help="names relative to the list's folder, which may then be moved along")
     args = parser.parse_args(argv)
-    if (args.threshold is None) == (args.top_k is None and args.per_query is None):
-        parser.error("give --top_k, --per_query or both, or --threshold alone")
+    if not (args.top_k or args.per_query):
+        parser.error("give --top_k, --per_query or both")
     if args.diversity and not args.top_k:
         parser.error("--diversity limits the choice of --top_k: give that too")
-    if (args.score == "top") != bool(args.top_m):
-        parser.error("--score top and --top_m go together")
-    if args.per_query and not args.top_k and args.score != "max":
-        parser.error("--per_query takes each query's nearest images: --score has no part in it")
+    if args.duplicates and args.exclude:
+        parser.error("--exclude is another name of --duplicates: give one of them")
+    args.duplicates = args.exclude.parent if args.exclude else args.duplicates
+    del args.exclude
     return args
 
 
@@ -372,11 +336,11 @@ def main(argv: list[str] | None = None) -> None:
     run(arguments(argv))
 
 
-def _temperature(word: str) -> float:
-    temperature = float(word)
-    if not temperature >= 1e-3:  # below, the nearest image alone would be drawn
-        raise argparse.ArgumentTypeError("must be 0.001 or more")
-    return temperature
+def number(word: str) -> float:
+    """A finite number."""
+    if not np.isfinite(value := float(word)):
+        raise argparse.ArgumentTypeError("must be a finite number")
+    return value
 
 
 def _queries_by_name(queries: Features) -> tuple[list[str], NDArray[np.float32]]:

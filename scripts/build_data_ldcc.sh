@@ -14,8 +14,7 @@
 #     RAY       a Ray cluster that embeds, HOST:PORT (default: this machine's GPUs)
 #     SELECT    words for data_curation.select (default: --top_k 40000)
 #     TRAINED   images that stage 3 trains on beside the list, which are left out of it (default: DIV2K_train_HR and
-#               Flickr2K_HR, with TILE DF2K_sub, as far as they are there; empty to leave out none)
-#     TILE      choose tiles of so many pixels a side instead of whole images, 480 for one (docs/data_ldcc.md)
+#               Flickr2K_HR, as far as they are there; empty to leave out none)
 #     OUT       (default: $DATA/Data-LDCC)
 #
 # The list holds relative paths: DATA may be moved or copied to another machine with the list inside.
@@ -46,9 +45,7 @@ trained=()
 if [ -n "${TRAINED+given}" ]; then
     read -ra trained <<< "$TRAINED"
 else
-    folders=("$DATA/DIV2K/DIV2K_train_HR" "$DATA/Flickr2K/Flickr2K_HR")
-    [ -z "${TILE:-}" ] || folders=("$DATA/DF2K_sub") # sub-images, which have the same bytes as tiles of their side
-    for folder in "${folders[@]}"; do
+    for folder in "$DATA/DIV2K/DIV2K_train_HR" "$DATA/Flickr2K/Flickr2K_HR"; do
         [ ! -d "$folder" ] || trained+=("$folder")
     done
 fi
@@ -77,27 +74,11 @@ embed "${pool[@]}" --downscale 4 --out "$OUT/features/pool"
 say "2/4  Near-duplicates of evaluation images, and within the pool"
 "$PYTHON" -m data_curation.dedup --pool "$OUT/features/pool" --evaluation "${evaluation[@]}" --out "$OUT/duplicates"
 
-features="$OUT/features" duplicates="$OUT/duplicates"
-if [ -n "${TILE:-}" ]; then
-    say "      Tiles of what is left of the pool, and of the queries; then the same with them"
-    tiles="$OUT/tiles"
-    cmp -s "$duplicates/kept.txt" "$tiles/kept.txt" || rm -rf "$tiles" # of another pool
-    mkdir -p "$tiles"
-    cp "$duplicates/kept.txt" "$tiles/kept.txt"
-    features="$tiles/features" duplicates="$tiles/duplicates"
-    cut() { "$PYTHON" -m scripts.prepare_data sub-images "${@:3}" --side "$2" --step "$2" --out "$tiles/$1"; }
-    cut pool "$TILE" "$tiles/kept.txt"
-    cut queries $((TILE / 4)) "${queries[@]}"
-    embed "$tiles/queries" --out "$features/queries"
-    embed "$tiles/pool" --downscale 4 --out "$features/pool"
-    "$PYTHON" -m data_curation.dedup --pool "$features/pool" --evaluation "${evaluation[@]}" --out "$duplicates"
-fi
-
 say "3/4  Selection"
-"$PYTHON" -m data_curation.select --pool "$features/pool" --queries "$features/queries" \
-    --exclude "$duplicates/removed.txt" "${chosen[@]}" --relative --out "$OUT"
+"$PYTHON" -m data_curation.select --pool "$OUT/features/pool" --queries "$OUT/features/queries" \
+    --duplicates "$OUT/duplicates" "${chosen[@]}" --relative --out "$OUT"
 
 say "4/4  Report"
-"$PYTHON" -m data_curation.report --selection "$OUT" --duplicates "$duplicates" --out "$OUT/report"
+"$PYTHON" -m data_curation.report --selection "$OUT" --duplicates "$OUT/duplicates" --out "$OUT/report"
 echo "List:   $OUT/data_ldcc.txt"
 echo "Report: $OUT/report/index.html"

@@ -73,8 +73,6 @@ fi
 [ -e "$list" ] || fail "$list is missing: make it with scripts/build_data_ldcc.sh, or name another list in LDCC"
 
 # --- Stage 3: Data-LDCC and DF2K, from stage 2's average.
-weights=${list%.txt}_weights.txt
-[ ! -e "$weights" ] || list="hr=$list,image_weights=$weights"
 stage 3 20 2 28 "10 16 18 19" stage3_ldcc.yaml --data "$list" "${df2k[@]}" --init "$RUNS/stage2"
 
 # --- Test: the toy's score means nothing; it shows that everything works together.

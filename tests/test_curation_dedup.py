@@ -32,7 +32,7 @@ from image_data.sources import DataError
 from models.team08_HATFreq.image_io import read_rgb, write_png
 from utils.resize import imresize
 
-OUTPUTS = ("duplicates.csv", "duplicates.json", "duplicates.png", "kept.txt", "removed.txt")
+OUTPUTS = ("coverage.npz", "duplicates.csv", "duplicates.json", "duplicates.png", "kept.txt", "removed.txt")
 PLAIN, MIRRORED, NEGATIVE, _ = VARIANTS
 
 
@@ -478,7 +478,11 @@ def test_overlaps_keep_what_only_overlaps_an_image_that_goes_and_copies_form_gro
 def test_a_changed_image_and_another_encoder_are_refused(mixed, tmp_path):
     paths = write_images(tmp_path / "images", {"one": photograph("coffee")})
     pool = write_features(tmp_path / "pool", paths)
+    before = paths[0].read_bytes()
     write_png(paths[0], photograph("moon"))
+    with pytest.raises(DataError, match=r"1 images have changed .*one\.png"):
+        run(pool, mixed[1], tmp_path / "out")
+    paths[0].write_bytes(before[:-1] + b"x")  # of the same size: found when it is compared
     with pytest.raises(DataError, match=r"one\.png has changed since it was embedded"):
         run(pool, mixed[1], tmp_path / "out")
     other = write_features(tmp_path / "other", paths)

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import math
 import os
 from collections import Counter
 from hashlib import sha1
@@ -15,12 +14,13 @@ from curation import MODEL, write_names
 
 from data_curation import embed, select
 from data_curation.choice import deal
+from data_curation.coverage import COVERAGE, check_unchanged, write_coverage
 from data_curation.features import SETTINGS, Features, FeaturesError, normalised
 from data_curation.joined import open_features
 from data_curation.neighbours import by_name, nearest
 from data_curation.select import score_pool
-from image_data.mixture import open_sources, read_image_weights
-from image_data.sources import ImageFile, ImageList, expand
+from image_data.mixture import open_sources
+from image_data.sources import DataError, expand
 from models.team08_HATFreq.image_io import write_png
 from training.training_set import open_training_set
 
@@ -28,6 +28,12 @@ from training.training_set import open_training_set
 QUERIES = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]], np.float16)
 POOL = np.array([[0.5, 0.25, 0, 0], [0, 0.875, 0.125, 0], [0.25, 0.25, 0.25, 0], [0, 0, -0.5, 0.5], [0.5, 0, 0.5, 0]],
                 np.float16)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def images_are_names(monkeypatch):
+    """The images of most tests here are names alone."""
+    monkeypatch.setattr(select, "check_unchanged", lambda features: None)
 
 
 @pytest.fixture
@@ -54,20 +60,9 @@ def unit(count: int, dimension: int, seed: int) -> np.ndarray:
 # Scores
 
 
-@pytest.mark.parametrize(
-    ("rule", "top", "expected"),
-    [
-        ("max", 1, [0.5, 0.875, 0.25, 0, 0.5]),
-        ("mean", 1, [0.25, 1 / 3, 0.25, -0.5 / 3, 1 / 3]),
-        ("top", 1, [0.5, 0.875, 0.25, 0, 0.5]),
-        ("top", 2, [0.375, 0.5, 0.25, 0, 0.5]),
-        ("top", 3, [0.25, 1 / 3, 0.25, -0.5 / 3, 1 / 3]),
-        ("top", 9, [0.25, 1 / 3, 0.25, -0.5 / 3, 1 / 3]),
-    ],
-)
-def test_scores_by_hand(rule, top, expected):
-    scores, which = score_pool([POOL[:2], POOL[2:]], 5, QUERIES, rule, top)
-    np.testing.assert_allclose(scores, expected, rtol=1e-15)
+def test_scores_by_hand():
+    scores, which = score_pool([POOL[:2], POOL[2:]], 5, QUERIES)
+    assert scores.tolist() == [0.5, 0.875, 0.25, 0, 0.5]
     assert which.tolist() == [0, 1, 0, 0, 0]  # the first of equals
 
 
@@ -80,10 +75,6 @@ def test_blocks_equal_a_brute_force_to_the_last_bit():
     assert which[:50].tolist() == products.argmax(axis=1).tolist()
     whole = pool.astype(np.float64) @ queries.astype(np.float64).T
     assert scores.tolist() == whole.max(axis=1).tolist()
-    top, _ = score_pool([pool], 5000, queries, "top", 3)
-    np.testing.assert_allclose(top, np.sort(whole, axis=1)[:, -3:].mean(axis=1), rtol=1e-15)
-    again, _ = score_pool([pool[:99], pool[99:]], 5000, queries, "top", 3)
-    assert again.tolist() == top.tolist()
 
 
 def test_equal_embeddings_have_equal_scores_wherever_they_lie():
@@ -128,7 +119,7 @@ def test_top_k_writes_list_table_and_counts(made, tmp_path):
     assert rows[2]["reason"] == "not among the 2 most similar"
     summary = json.loads((tmp_path / "out" / "data_ldcc.json").read_text())
     assert summary["counts"] == {"pool": 5, "readable": 5, "queries": 3, "eligible": 5, "chosen": 2,
-                                 "of_full_cells": 0, "effective": 2.0, "left_out": {}}  # fmt: skip
+                                 "of_full_cells": 0, "left_out": {}}  # fmt: skip
     assert summary["parameters"]["top_k"] == 2
     assert summary["pool"]["model"] == MODEL
     assert (summary["scores"]["highest"], summary["scores"]["lowest_chosen"]) == (0.875, 0.5)
@@ -136,36 +127,6 @@ def test_top_k_writes_list_table_and_counts(made, tmp_path):
     edges = summary["scores"]["histogram_edges"]
     found = {edges[bin]: n for bin, n in enumerate(summary["scores"]["histogram_chosen"]) if n}
     assert found == {0.87: 1, 0.5: 1}
-
-
-def test_threshold_is_reached_by_equality(made, tmp_path):
-    select.main([*made, "--threshold", "0.5"])
-    assert listed(tmp_path / "out") == ["/d/b.png", "/d/a.png", "/d/e.png"]
-
-
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [(["--score", "mean"], "be"), (["--score", "top", "--top_m", "2"], "be"), (["--score", "max"], "ba")],
-)
-def test_score_rules_of_the_command(made, tmp_path, words, expected):
-    select.main([*made, "--top_k", "2", *words])
-    assert [name[3] for name in listed(tmp_path / "out")] == list(expected)
-
-
-def test_temperature_writes_weights_that_the_trainer_reads(made, tmp_path):
-    select.main([*made, "--top_k", "3", "--temperature", "0.375"])  # scores 0.875, 0.5, 0.5: one temperature apart
-    near, far = 3 * math.e / (math.e + 2), 3 / (math.e + 2)
-    path = tmp_path / "out" / "data_ldcc_weights.txt"
-    images = ImageList(ImageFile(Path(name)) for name in listed(tmp_path / "out"))
-    assert read_image_weights(path, images).tolist() == pytest.approx([near, far, far], rel=1e-5)
-    effective = json.loads((tmp_path / "out" / "data_ldcc.json").read_text())["counts"]["effective"]
-    assert effective == round(9 / (near**2 + 2 * far**2), 1) == 2.4
-    select.main([*made, "--top_k", "3", "--temperature", "0.001"])  # e^-375 has no digits left
-    assert read_image_weights(path, images).tolist() == [3.0, 1e-6, 1e-6]
-    with pytest.raises(SystemExit):
-        select.main([*made, "--top_k", "3", "--temperature", "0"])
-    select.main([*made, "--top_k", "3"])
-    assert not path.exists()  # weights of another list
 
 
 def test_per_query_takes_each_querys_nearest(made, tmp_path):
@@ -239,6 +200,7 @@ def test_gates_and_exclusions_leave_out_and_are_counted_once(tmp_path, made):
     known = {"height": [480, 100, 480, 480, 480], "blockiness": [1.0, 2.0, 1.0, 1.3, 1.0],
              "sharpness": [100.0, 1.0, 100.0, 100.0, 5.0]}  # fmt: skip
     write_names(tmp_path / "gated", POOL, names, **known)
+    write_coverage(tmp_path, Features(tmp_path / "gated"), [Features(tmp_path / "queries")])
     (tmp_path / "removed.txt").write_text("# left out\n/d/a.png\n")
     words = ["--min_side", "320", "--max_blockiness", "1.2", "--min_sharpness", "5", "--top_k", "2",
              "--exclude", str(tmp_path / "removed.txt")]  # fmt: skip
@@ -252,9 +214,55 @@ def test_gates_and_exclusions_leave_out_and_are_counted_once(tmp_path, made):
     assert (counts["eligible"], counts["chosen"]) == (2, 2)
     with pytest.raises(SystemExit, match="--top_k 3 of 2 images that pass"):
         select.main([*made, "--pool", str(tmp_path / "gated"), *words, "--top_k", "3"])
-    (tmp_path / "removed.txt").write_text("/other/a.png\n")
-    with pytest.raises(SystemExit, match=r"names /other/a.png, which the pool does not hold"):
-        select.main([*made, "--pool", str(tmp_path / "gated"), *words])
+
+
+def test_a_list_of_duplicates_has_to_cover_the_pool_and_the_queries(tmp_path, made):
+    pool, queries = Features(tmp_path / "pool"), Features(tmp_path / "queries")
+    out, words = tmp_path / "dup", [*made, "--top_k", "2", "--duplicates", str(tmp_path / "dup")]
+    out.mkdir()
+    half = Features(write_names(tmp_path / "half", POOL[:2], ["/d/a.png", "/d/b.png"]))
+    other = Features(write_names(tmp_path / "other", QUERIES[:2], ["/q/1.png", "/q/2.png"]))
+
+    def refused(name: str) -> None:
+        with pytest.raises(SystemExit, match=rf"{name}.*data_curation\.dedup"):
+            select.main(words)
+        assert not (tmp_path / "out").exists()
+
+    refused(r"removed\.txt")
+    (out / "removed.txt").write_text("")
+    refused(COVERAGE.replace(".", r"\."))  # an empty list that nobody made
+    write_coverage(out, half, [queries])
+    refused("/d/c.png first")  # of a part of the pool
+    write_coverage(out, pool, [other])
+    refused("/q/3.png first")
+    write_coverage(out, pool, [other, queries])
+    (out / COVERAGE).write_bytes((out / COVERAGE).read_bytes()[:-30])
+    refused(COVERAGE.replace(".", r"\."))
+    write_coverage(out, pool, [other, queries])
+    (out / "removed.txt").write_text("/d/b.png\n")
+    select.main(words)
+    assert listed(tmp_path / "out") == ["/d/a.png", "/d/e.png"]
+    select.main([*made, "--top_k", "2", "--exclude", str(out / "removed.txt")])
+    assert listed(tmp_path / "out") == ["/d/a.png", "/d/e.png"]
+    select.main(
+        [*made, "--pool", str(half.folder), "--top_k", "1", "--duplicates", str(out)]
+    )  # a part of what is covered
+    assert listed(tmp_path / "out") == ["/d/a.png"]
+
+
+def test_images_that_changed_since_they_were_embedded_are_refused(tmp_path):
+    paths = [tmp_path / "a.png", tmp_path / "b.png"]
+    for path in paths:
+        write_png(path, np.zeros((8, 8, 3), np.uint8))
+    features = Features(write_names(tmp_path / "p", POOL[:2], list(map(str, paths)),
+                                    bytes=[path.stat().st_size for path in paths]))  # fmt: skip
+    check_unchanged(features)
+    paths[1].write_bytes(b"x")
+    with pytest.raises(DataError, match=r"^1 images .*b\.png"):
+        check_unchanged(features)
+    paths[0].unlink()
+    with pytest.raises(DataError, match=r"^2 images .*a\.png"):
+        check_unchanged(features)
 
 
 def test_same_bytes_whatever_the_shards_and_the_order_of_the_queries(made, tmp_path):
@@ -381,6 +389,7 @@ def test_flipped_bytes_and_embeddings_that_are_not_finite_are_noticed(made, tmp_
 
 def test_names_may_begin_and_end_with_blanks(made, tmp_path):
     write_names(tmp_path / "p", POOL[:3], ["/d/a.png ", "/d/b.png", " c.png"])
+    write_coverage(tmp_path, Features(tmp_path / "p"), [Features(tmp_path / "queries")])
     (tmp_path / "removed.txt").write_text("/d/a.png \n c.png\n")
     select.main([*made, "--pool", str(tmp_path / "p"), "--top_k", "1", "--exclude", str(tmp_path / "removed.txt")])
     assert listed(tmp_path / "out") == ["/d/b.png"]
@@ -391,33 +400,27 @@ def test_likely_mistakes_are_said_and_queries_are_never_chosen(made, tmp_path, c
         return json.loads((tmp_path / "out" / "data_ldcc.json").read_text())["warnings"]
 
     select.main([*made, "--top_k", "2"])
-    assert len(warnings()) == 1 and "no --exclude" in warnings()[0]
-    assert "warning: no --exclude" in capsys.readouterr().err
-    (tmp_path / "none.txt").write_text("")
-    words = [*made, "--exclude", str(tmp_path / "none.txt"), "--top_k", "2"]
-    select.main(words)
-    assert warnings() == []
+    assert len(warnings()) == 1 and "no --duplicates" in warnings()[0]
+    assert "warning: no --duplicates" in capsys.readouterr().err
     write_names(tmp_path / "small", QUERIES, list("xyz"), height=[120] * 3, width=[80] * 3)
-    select.main([*words, "--queries", str(tmp_path / "small")])
-    assert len(warnings()) == 1 and "320 pixels a side from the pool and of 80" in warnings()[0]
+    select.main([*made, "--top_k", "2", "--queries", str(tmp_path / "small")])
+    assert len(warnings()) == 2 and "320 pixels a side from the pool and of 80" in warnings()[1]
     write_names(tmp_path / "near", np.eye(3, 4, dtype=np.float16), list("abc"))
-    select.main([*words, "--pool", str(tmp_path / "near")])
-    assert len(warnings()) == 1 and "2 of the chosen images have a score of 0.98" in warnings()[0]
+    select.main([*made, "--top_k", "2", "--pool", str(tmp_path / "near")])
+    assert len(warnings()) == 2 and "2 of the chosen images have a score of 0.98" in warnings()[1]
     write_names(tmp_path / "same", POOL[:2], ["/d/a.png", "/q/2.png"])
     with pytest.raises(SystemExit, match=r"1 of the chosen images are queries themselves, /q/2\.png first"):
-        select.main([*words, "--pool", str(tmp_path / "same")])
+        select.main([*made, "--top_k", "2", "--pool", str(tmp_path / "same")])
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "give --top_k, --per_query or both, or --threshold alone"),
-        (["--top_k", "1", "--threshold", "0.5"], "or --threshold alone"),
-        (["--threshold", "0.5", "--diversity", "1"], "--diversity limits the choice of --top_k"),
-        (["--top_k", "0"], "not positive"),
-        (["--top_k", "1", "--score", "top"], "--score top and --top_m go together"),
-        (["--top_k", "1", "--top_m", "2"], "--score top and --top_m go together"),
-        (["--per_query", "1", "--score", "mean"], "--score has no part in it"),
+        ([], "--top_k"),
+        (["--per_query", "1", "--diversity", "1"], "--diversity"),
+        (["--top_k", "0"], "--top_k"),
+        (["--top_k", "1", "--max_blockiness", "nan"], "--max_blockiness"),
+        (["--top_k", "1", "--duplicates", "a", "--exclude", "a/removed.txt"], "--exclude"),
     ],
 )
 def test_arguments_that_contradict_are_refused(made, capsys, words, message):
@@ -428,8 +431,8 @@ def test_arguments_that_contradict_are_refused(made, capsys, words, message):
 
 
 def test_nothing_chosen_and_other_encoders_fail(made, tmp_path, monkeypatch):
-    with pytest.raises(SystemExit, match="no image is chosen: of 5"):
-        select.main([*made, "--threshold", "0.9"])
+    with pytest.raises(SystemExit, match="no image is chosen"):
+        select.main([*made, "--per_query", "1", "--min_side", "1000"])
     empty = tmp_path / "empty"
     empty.mkdir()
     content = json.loads((tmp_path / "queries" / SETTINGS).read_text())
@@ -445,9 +448,9 @@ def test_nothing_chosen_and_other_encoders_fail(made, tmp_path, monkeypatch):
 def test_a_kill_leaves_no_half_written_list(made, tmp_path, monkeypatch):
     select.main([*made, "--top_k", "2"])
     before = (tmp_path / "out" / "data_ldcc.txt").read_bytes()
-    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    assert select.main([*made, "--top_k", "3"]) == 130
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert select.main([*made, "--top_k", "3"]) == 130
     assert (tmp_path / "out" / "data_ldcc.txt").read_bytes() == before
     select.main([*made, "--top_k", "3"])
     select.main([*made, "--out", str(tmp_path / "fresh"), "--top_k", "3"])

@@ -141,26 +141,10 @@ def test_sample_order_is_a_pure_function_that_never_changes(tmp_path):
 def test_images_are_drawn_by_area_their_weights_and_their_sources(tmp_path):
     first, second = write_set(tmp_path / "a", (32, 32), (64, 96)), write_set(tmp_path / "b", (64, 64))
     assert np.diff(opened(tmp_path, first, second).ends, prepend=0).tolist() == [1024, 6144, 4096]
-    (tmp_path / "weights.txt").write_text("# of a\n3\n0.5\n")
-    weighted = f"hr={first},image_weights={tmp_path}/weights.txt"
-    for words, expected in (
-        ((f"hr={first},weight=3", f"hr={second},weight=1"), [3 / 4 / 7, 3 / 4 * 6 / 7, 1 / 4]),
-        ((weighted, second), np.array([3072, 3072, 4096]) / 10240),
-        ((f"{weighted},weight=1", f"hr={second},weight=1"), [0.25, 0.25, 0.5]),
-    ):
-        images = opened(tmp_path, *words)
-        assert np.diff(images.ends, prepend=0) / images.ends[-1] == pytest.approx(expected)
-        drawn = Counter(Patches(images, 8, 0).crop_at(step, 0).number for step in range(4000))
-        assert [drawn[n] / 4000 for n in range(3)] == pytest.approx(expected, abs=0.04)  # 5 standard deviations
-
-
-@pytest.mark.parametrize("text", ["1\n2\n3\n", "1\n\n0\n", "nan\n1\n", None])
-def test_weights_that_are_not_those_of_the_images_are_refused(tmp_path, text):
-    folder = write_set(tmp_path / "a", (32, 32), (32, 32))
-    if text is not None:
-        (tmp_path / "weights.txt").write_text(text)
-    with pytest.raises(DataError, match=r"weights\.txt"):
-        open_sources((f"hr={folder},image_weights={tmp_path}/weights.txt",))
+    images, expected = opened(tmp_path, f"hr={first},weight=3", f"hr={second},weight=1"), [3 / 28, 18 / 28, 1 / 4]
+    assert np.diff(images.ends, prepend=0) / images.ends[-1] == pytest.approx(expected)
+    drawn = Counter(Patches(images, 8, 0).crop_at(step, 0).number for step in range(4000))
+    assert [drawn[n] / 4000 for n in range(3)] == pytest.approx(expected, abs=0.04)  # 5 standard deviations
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ class ConfigError(UserError):
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    data: tuple[str, ...]  # folders, folder/**, lists, tar shards; or hr=...,lr=...,weight=...,image_weights=...
+    data: tuple[str, ...]  # folders, folder/**, lists, tar shards; or hr=...,lr=...,weight=...
     bad_images: Literal["stop", "skip"] = "stop"  # unusable images: stop, or skip them (left_out.csv lists them)
     workers: int = 2  # processes that make patches; 0: in the main process
     cache_gb: float = 2.0  # memory of each process for decoded images, in GB; the first ones take it

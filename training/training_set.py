@@ -205,16 +205,12 @@ def sampling_weights(
 ) -> NDArray[np.int64]:
     """How often each is drawn in relation to the others, at least 1: area x weight, scaled to its source's weight."""
     areas = np.where(kept, heights.astype(np.int64) * widths, 0)
-    shares = [source.weight for source in sources]
-    if not any(shares) and all(source.image_weights is None for source in sources):
+    if not any(source.weight for source in sources):
         return areas
-    counts = [len(source.images) for source in sources]
-    own = [np.ones(n) if s.image_weights is None else s.image_weights for s, n in zip(sources, counts, strict=True)]
-    scaled = areas * np.concatenate(own).astype(np.float32).astype(np.float64)
-    if any(shares):
-        number = np.repeat(np.arange(len(sources)), counts)
-        totals = np.bincount(number, scaled, len(sources))
-        scaled *= np.divide(shares, totals, out=np.zeros(len(sources)), where=totals > 0)[number]
+    number = np.repeat(np.arange(len(sources)), [len(source.images) for source in sources])
+    totals = np.bincount(number, areas, len(sources))
+    factors = np.divide([s.weight for s in sources], totals, out=np.zeros(len(sources)), where=totals > 0)
+    scaled = areas * factors[number]
     return np.maximum(1, np.rint(scaled / scaled.sum() * 2**52)).astype(np.int64)
 
 

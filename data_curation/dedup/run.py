@@ -4,9 +4,9 @@
 
 Candidates by their bytes, perceptual hashes, embeddings and keypoints (candidates.py), each registered with its partner
 (registration.py) and judged by the structure that both show (agreement.py). Writes `removed.txt`, the names to leave
-out, sorted; `kept.txt`, all others; `duplicates.csv`, a row a candidate with its evidence and the decision;
-`duplicates.json`, every parameter and count; and `duplicates.png`, pairs side by side. Within the pool the largest
-image of a group stays, ties by name. `work/` keeps what is done, for a restart.
+out, sorted; `coverage.npz`, which images were compared; `kept.txt`, all others; `duplicates.csv`, a row a candidate
+with its evidence and the decision; `duplicates.json`, every parameter and count; and `duplicates.png`, pairs side by
+side. Within the pool the largest image of a group stays, ties by name. `work/` keeps what is done, for a restart.
 """
 
 import argparse
@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from data_curation.coverage import check_unchanged, forget, write_coverage
 from data_curation.dedup import agreement
 from data_curation.dedup.candidates import MAX_PHASH, Candidate, Limits, Pair, against_evaluation, by_size, within_pool
 from data_curation.dedup.decisions import REMOVED, Finding, decide
@@ -37,7 +38,7 @@ from data_curation.joined import open_features
 from image_data.sources import DataError
 from image_data.workers import CONTEXT, start_worker
 from models.team08_HATFreq.image_io import ImageError, write_png
-from utils.files import command, make_folder, write_bytes
+from utils.files import command, make_folder, write_bytes, write_list
 from utils.pictures import pair as side_by_side
 from utils.pictures import sheet
 
@@ -68,8 +69,11 @@ class Deduplication:
         self.passed_over = 0
         for features in self.evaluation:
             _check_evaluation(self.pool, features)
+        for features in (self.pool, *self.evaluation):
+            check_unchanged(features)
         for folder in (args.out, self.work):
             make_folder(folder)
+        forget(args.out)
 
     def run(self) -> list[Finding]:
         """All candidates with their decisions: those with evaluation images, then those within the pool.
@@ -191,8 +195,9 @@ def write_outputs(run: Deduplication, findings: Sequence[Finding]) -> None:
     write_table(run.args.out / "duplicates.csv", findings, run)
     write_picture(run.args.out / "duplicates.png", findings, run)
     write_bytes(run.args.out / "duplicates.json", (json.dumps(summary, indent=2) + "\n").encode())
-    for file, listed in (("kept.txt", kept), ("removed.txt", removed)):
-        write_bytes(run.args.out / file, "".join(f"{name}\n" for name in listed).encode())
+    write_list(run.args.out / "kept.txt", kept)
+    write_coverage(run.args.out, run.pool, run.evaluation)
+    write_list(run.args.out / "removed.txt", removed)
     for warning in summary["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
     counts = json.dumps(summary["counts"])

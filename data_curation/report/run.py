@@ -88,7 +88,7 @@ class Inputs:
             if one != other:
                 raise DataError(
                     f"{what}: {one} for {NAME}.json, {other} for the other files; they are of different runs: run "
-                    "select with --exclude removed.txt of these duplicates"
+                    "select with --duplicates and the folder of these"
                 )
 
 
@@ -243,8 +243,6 @@ def run(args: argparse.Namespace) -> None:
         (removed["removed_for_evaluation"] + removed["removed_within_pool"], "duplicates removed"),
         (counts["chosen"], "chosen"),
         (counts["queries"] - share["without"], "queries with images"),
-        *([(round(counts["effective"]), "images of equal weight would vary alike")]
-          if inputs.selection["parameters"]["temperature"] else []),
     )  # fmt: skip
     templates = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True)
     text = templates.get_template("page.html.jinja").render(
