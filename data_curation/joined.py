@@ -53,8 +53,7 @@ class JoinedFeatures(Features):
         if len(names.unique()) < len(names):
             twice = [name for name, count in Counter(names.to_pylist()).items() if count > 1]
             raise FeaturesError(
-                f"{len(twice)} images are in several of the folders, {twice[0]} first: embed with --known FOLDER, "
-                "which leaves out what another folder holds"
+                f"{len(twice)} images are in several of the folders, {twice[0]} first: embed each image once"
             )
 
     @property

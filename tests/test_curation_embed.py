@@ -37,7 +37,6 @@ from data_curation.embed.preprocess import Preprocess
 from data_curation.embed.quality import blockiness, sharpness
 from data_curation.embed.reader import read
 from data_curation.features import SCHEMA, SETTINGS, Features, FeaturesError, Settings, finished_inputs, normalised
-from data_curation.joined import open_features
 from image_data.geometry import orient
 from image_data.sources import ImageFile, expand
 from models.team08_HATFreq.image_io import write_png
@@ -358,28 +357,6 @@ def test_other_settings_and_changed_images_are_refused_with_the_remedy(pictures,
     assert Features(out).columns("sha1")["sha1"][5].as_py() == sha1((pool / "05.png").read_bytes()).hexdigest()
     with pytest.raises(SystemExit, match="6 images are named twice"):
         embed.main([str(pool), *words(pool, clip, tmp_path / "twice")])
-
-
-def test_images_that_another_folder_knows_are_not_embedded_again(pictures, clip, whole, tmp_path, capsys):
-    """Known by their bytes, whatever their names: both folders are the pool of all."""
-    grown = tmp_path / "grown"
-    grown.mkdir()
-    (grown / "renamed.png").write_bytes((pictures / "03.png").read_bytes())
-    write_png(grown / "new.png", photograph(99))
-    command = words(grown, clip, tmp_path / "more", "--known", str(whole))
-    embed.main(command)
-    assert "1 of 2 images are known" in capsys.readouterr().out
-    joined = open_features([whole, tmp_path / "more"])
-    assert [Path(name).name for name in joined.column("name")] == [*(f"{n:02}.png" for n in range(20)), "new.png"]
-    before = contents(tmp_path / "more")
-    (tmp_path / "more" / "shard_00000.parquet").unlink()
-    embed.main(command)
-    assert contents(tmp_path / "more") == before
-    (grown / "new.png").unlink()
-    with pytest.raises(SystemExit, match="every image is known"):
-        embed.main(words(grown, clip, tmp_path / "none", "--known", str(whole)))
-    with pytest.raises(SystemExit, match=r"was made with .* leave it out of --known"):
-        embed.main(words(grown, clip, tmp_path / "none", "--known", str(whole), "--downscale", "2"))
 
 
 def test_incomplete_and_damaged_folders_are_refused(whole, tmp_path):

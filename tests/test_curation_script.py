@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -13,8 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from data_curation import dedup, embed
-from image_data.sources import expand
-from models.team08_HATFreq.image_io import read_rgb, write_png
+from models.team08_HATFreq.image_io import write_png
 from scripts import prepare_data
 from utils.resize import imresize
 
@@ -57,31 +55,6 @@ def test_the_default_folders_may_hold_blanks(root: Path, tmp_path: Path) -> None
     queries, pool, *_ = (tmp_path / "calls").read_text().splitlines()
     assert f"|{data}/DIV2K_test_LR|--out|" in queries
     assert f"|{data}/LSDIR/**|{data}/HQ-50K/**|{data}/Flickr2K/Flickr2K_HR|--downscale|" in pool
-
-
-@pytest.mark.slow
-def test_from_folders_to_the_list_of_tiles(root: Path, datasets: Path) -> None:
-    """Whole images, without TILE, are what tests/test_rehearse.py chooses."""
-    words = {"POOL": "pool", "QUERIES": "LR", "GUARD": "HR", "TRAINED": "DF2K", "OUT": "out"}
-    environment = {**os.environ, **{key: str(datasets / name) for key, name in words.items()}}
-    environment |= {"ENCODER": f"--backbone alexnet --weights {datasets / ENCODER}", "SELECT": "--top_k 3"}
-    environment |= {"TILE": "128", "GPUS": "0", "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
-    command = ["bash", str(root / "scripts" / "build_data_ldcc.sh")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr
-    out = datasets / "out"
-    assert removed_by(out / "duplicates") == ["leak.jpg"]
-    assert sorted(path.name for path in (out / "tiles" / "queries").glob("*.png"))[-1] == "catx4_s012.png"
-    rows = (out / "data_ldcc.csv").read_text().splitlines()
-    assert len(rows) == 1 + 12 + 16
-    assert [Path(row.split(",")[0]).name for row in rows if "trained on anyway" in row] == ["coffee_s006.png"]
-    page = (out / "report" / "index.html").read_text()
-    assert "1 trained on anyway" in page and "not CLIP" in page
-    moved = datasets.rename(datasets.with_name("another machine"))
-    chosen = expand(str(moved / "out" / "data_ldcc.txt"))
-    assert len(chosen) == 3 and {image.stem.rpartition("_s")[0] for image in chosen} <= {"coffee", "astronaut"}
-    assert all(image.read_rgb().shape == (128, 128, 3) for image in chosen)
-    assert read_rgb(moved / "out" / "report" / "chosen.png").ndim == 3
 
 
 @pytest.mark.slow

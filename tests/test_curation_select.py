@@ -490,6 +490,7 @@ def test_bsds_images_are_nearer_to_bsd100_than_chance_with_alexnet(real, tmp_pat
     pool, queries = real
     names = Features(pool).columns("name")["name"].to_pylist()
     (tmp_path / "removed.txt").write_text("".join(f"{name}\n" for name in names if "BSD100" in name))
+    write_coverage(tmp_path, Features(pool), [Features(queries)])
     select.main(["--pool", str(pool), "--queries", str(queries), "--out", str(tmp_path), "--top_k", "30",
                  "--exclude", str(tmp_path / "removed.txt")])  # fmt: skip
     chosen = ["bsds-sun" in name for name in listed(tmp_path)]

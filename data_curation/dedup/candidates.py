@@ -3,7 +3,7 @@
     sha1        the same bytes
     phash       the same whole frame, in any of the eight orientations, or its negative
     embedding   near to each other for the encoder
-    keypoints   keypoints in common: crops, borders, parts; knows nothing of the encoder
+    keypoints   keypoints in common with an evaluation image: crops, borders, parts; knows nothing of the encoder
 
 A pair names a row of the pool and a partner: a row of the evaluation images, or a larger image of the pool. Of many
 images that look alike each gets a bounded number of partners.
@@ -17,8 +17,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from data_curation.dedup import cells
-from data_curation.dedup.keypoint_index import POOL_SHARED, EvaluationIndex, shared_keypoints, sharing_within
+from data_curation.dedup.keypoint_index import POOL_SHARED, EvaluationIndex, shared_keypoints
 from data_curation.embed.keypoints import HASHED
 from data_curation.features import ORIENTATIONS, Features
 from data_curation.neighbours import nearest
@@ -36,6 +35,7 @@ _TABLES = {  # up to so many hashes: tables, bits of each, and how many of them 
     1 << 40: (2, 32, 4),  # four in a half: all within 9 bits, 73 % of 10; 660,000 look-ups in buckets of one
 }
 _NEGATIVE = np.uint64(2**63 - 1)  # the bits of a perceptual hash that turn over; the first belongs to the mean
+_PROBES = 16  # cells of an inverted file that are searched
 _ROWS = 2048  # queries, or images, looked up at a time
 
 Pair = tuple[int, int]  # row of the pool, row of the partner
@@ -50,11 +50,13 @@ class Limits:
         phash: bits that the perceptual hashes may differ by, at most MAX_PHASH.
         cosine: least cosine of the embeddings.
         nearest: of an image's partners by embedding, how many are looked at.
+        index: faiss' factory string of the search within the pool, such as `Flat` (exact) or `IVF1024,Flat`.
     """
 
     phash: int = 10
     cosine: float = 0.95
     nearest: int = 5
+    index: str = "Flat"
 
 
 @dataclass
@@ -117,12 +119,8 @@ def within_pool(pool: Features, rank: NDArray[np.int64], limits: Limits) -> tupl
     _note(found, "sha1", ordered((row, first.setdefault(digests[row], row)) for row in by_rank))
     _note(found, "phash", ordered(_same_frame(pool.phashes(), thumbnails, rank, limits.phash)))
     _note(found, "embedding", ordered(near_embeddings(pool, None, limits)))
-    shared = sharing_within(keypoints)
-    _note(found, "keypoints", ordered(shared))
     for (a, b), candidate in found.items():
-        candidate.shared = max(shared.get((a, b), 0), shared.get((b, a), 0)) or shared_keypoints(
-            keypoints[a], keypoints[b]
-        )
+        candidate.shared = shared_keypoints(keypoints[a], keypoints[b])
     kept = {
         (a, b): one for (a, b), one in found.items()
         if "sha1" in one.kinds or one.shared >= POOL_SHARED or resembling(thumbnails[a], thumbnails[b])
@@ -145,15 +143,12 @@ def keypoints_of(pool: Features) -> Keypoints:
     return [np.frombuffer(content, HASHED) for content in pool.column("keypoints")]
 
 
-def near_hashes(upright: NDArray[np.uint64], oriented: NDArray[np.uint64], limit: int, size: int = 0) -> list[Pair]:
+def near_hashes(upright: NDArray[np.uint64], oriented: NDArray[np.uint64], limit: int) -> list[Pair]:
     """Rows of `oriented` (`n 8`) one of whose hashes lies within `limit` bits of one of `upright` (`m`).
 
     Of each hash the PARTNERS nearest count. In a pool of millions some pairs of 10 and 11 bits are missed (`_TABLES`).
-
-    Args:
-        size: hashes of the whole pool, of which `upright` is a part.
     """
-    tables, bits, flips = next(tables for most, tables in _TABLES.items() if max(size, len(upright)) <= most)
+    tables, bits, flips = next(tables for most, tables in _TABLES.items() if len(upright) <= most)
     index = faiss.IndexBinaryMultiHash(_BITS, tables, bits)
     index.nflip = flips
     index.add(upright.astype("<u8").view(np.uint8).reshape(-1, _BITS // 8))
@@ -167,21 +162,30 @@ def near_hashes(upright: NDArray[np.uint64], oriented: NDArray[np.uint64], limit
 
 
 def near_embeddings(pool: Features, evaluation: Features | None, limits: Limits) -> list[Pair]:
-    """The nearest rows of the pool of every evaluation image, or of every image of the pool itself.
+    """The nearest rows of the pool of every evaluation image, or of every image of the pool itself."""
+    if evaluation is None:
+        return _near_within(pool, limits)
+    found = nearest(pool.shards(), evaluation.vectors(np.arange(len(evaluation))), limits.nearest, limits.cosine)
+    return [(int(partner), row) for row, (partners, _) in enumerate(found) for partner in partners]
 
-    All are compared, but within a pool of more than EXACT images, where cells are looked into.
-    """
-    if evaluation is None and len(pool) > cells.EXACT:
-        return cells.neighbours_by_cells(pool, limits.nearest, limits.cosine)
-    others = evaluation or pool
-    found: list[Pair] = []
-    for start in range(0, len(others), _ROWS):
-        rows = np.arange(start, min(start + _ROWS, len(others)))
-        near = nearest(pool.shards(), others.vectors(rows), limits.nearest + (evaluation is None), limits.cosine)
-        for row, (partners, _) in zip(rows.tolist(), near, strict=True):
-            partners = partners[partners != row] if evaluation is None else partners
-            found += [(int(partner), row) for partner in partners[: limits.nearest]]
-    return found
+
+def _near_within(pool: Features, limits: Limits) -> list[Pair]:
+    index = faiss.index_factory(pool.settings.dimension, limits.index, faiss.METRIC_INNER_PRODUCT)
+    if limits.index.startswith("IVF"):
+        index.nprobe = _PROBES
+    if not index.is_trained:
+        index.train(np.concatenate([shard.astype(np.float32) for shard in pool.shards()]))
+    for shard in pool.shards():
+        index.add(shard.astype(np.float32))
+    pairs: list[Pair] = []
+    for start in range(0, len(pool), _ROWS):
+        rows = np.arange(start, min(start + _ROWS, len(pool)))
+        cosines, partners = index.search(pool.vectors(rows), limits.nearest + 1)
+        near = (partners >= 0) & (partners != rows[:, None]) & (cosines >= limits.cosine)
+        near &= near.cumsum(1) <= limits.nearest
+        row, column = np.nonzero(near)
+        pairs += zip(partners[row, column].tolist(), rows[row].tolist(), strict=True)
+    return pairs
 
 
 def resembling(ours: NDArray[np.uint8], theirs: NDArray[np.uint8]) -> bool:

@@ -24,6 +24,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import faiss
 import numpy as np
 
 from data_curation.coverage import check_unchanged, forget, write_coverage
@@ -64,7 +65,7 @@ class Deduplication:
         self.args, self.workers, self.work = args, workers, args.out / "work"
         self.pool = open_features(args.pool)
         self.evaluation = [Features(folder) for folder in args.evaluation]
-        self.limits = Limits(args.phash, args.cosine, args.nearest)
+        self.limits = Limits(args.phash, args.cosine, args.nearest, args.index)
         self.ids = {id(features): _ids(features) for features in (self.pool, *self.evaluation)}
         self.passed_over = 0
         for features in self.evaluation:
@@ -217,11 +218,17 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--cosine", type=float, default=Limits.cosine, help="least cosine of embeddings (default %(default)s)")
     add("--nearest", type=int, default=Limits.nearest,
         help="partners by embedding looked at for each image (default %(default)s)")  # fmt: skip
+    add("--index", default=Limits.index, metavar="FACTORY",
+        help="faiss' index within the pool: Flat (default, exact), for many millions IVF65536,Flat")  # fmt: skip
     add("--keep_pool_duplicates", action="store_true", help="look for duplicates of evaluation images only")
     add("--workers", type=int, default=os.cpu_count() or 1, help="processes (default %(default)s)")
     args = parser.parse_args(argv)
     if not 0 <= args.phash <= MAX_PHASH:
         parser.error(f"--phash must lie in 0 .. {MAX_PHASH}, not {args.phash}")
+    try:
+        faiss.index_factory(64, args.index)
+    except RuntimeError:
+        parser.error(f"--index {args.index} is not a factory string of faiss, such as Flat or IVF1024,Flat")
     if min(args.workers, args.nearest) < 1:
         parser.error("--workers and --nearest must be positive")
     return args

@@ -4,7 +4,6 @@ import difflib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from pickle import UnpicklingError
@@ -41,7 +40,6 @@ class Encoder:
         device: where the network lies.
         bf16: whether it computes in bfloat16.
         batch: images it takes at once, always: results do not depend on how many are left.
-        text: a sentence -> `1 d`; None without a text tower.
     """
 
     model: str
@@ -52,7 +50,6 @@ class Encoder:
     device: torch.device
     bf16: bool
     batch: int
-    text: Callable[[str], Tensor] | None = None
 
     @torch.inference_mode()
     def embed(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -66,17 +63,6 @@ class Encoder:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             found = self.network((x - mean) / std)
         return found.float().cpu().numpy()[: len(pixels)]
-
-    @torch.inference_mode()
-    def embed_text(self, sentence: str) -> NDArray[np.float32]:
-        """A sentence -> float32 `d`, of any length.
-
-        Raises:
-            EncoderError: there is no text tower, or the sentence is too long for it.
-        """
-        if self.text is None:
-            raise EncoderError(f"{self.model} has no text tower: use a CLIP model")
-        return self.text(sentence)[0].float().cpu().numpy()
 
 
 def clip_encoder(name: str, pretrained: str, device: torch.device, bf16: bool, batch: int) -> Encoder:
@@ -105,17 +91,7 @@ def clip_encoder(name: str, pretrained: str, device: torch.device, bf16: bool, b
     preprocess, tower = _clip_preprocess(found), found.to(device).eval()
     dimension = _dimension(tower.encode_image, preprocess, device)
     model = f"{short}:{_short(weights)}"
-    text = partial(_encode_text, tower, name, device)
-    return Encoder(model, weights, preprocess, tower.encode_image, dimension, device, bf16, batch, text)
-
-
-def _encode_text(tower: Any, name: str, device: torch.device, sentence: str) -> Tensor:
-    import open_clip
-
-    tokens = open_clip.get_tokenizer(name)(sentence)  # 1 n, zeros behind the end, cut to the tower's length
-    if tokens[0, -1]:
-        raise EncoderError(f"the sentence {sentence!r} is longer than {tokens.shape[1]} tokens: shorten it")
-    return tower.encode_text(tokens.to(device))
+    return Encoder(model, weights, preprocess, tower.encode_image, dimension, device, bf16, batch)
 
 
 def backbone_encoder(name: str, weights: Path, device: torch.device, bf16: bool, batch: int) -> Encoder:

@@ -15,14 +15,12 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from hashlib import sha1
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data_curation.embed.shards import Done, bytes_of, embed_here, fingerprint, make_encoder
+from data_curation.embed.shards import Done, embed_here, fingerprint, make_encoder
 from data_curation.features import SETTINGS, Features, FeaturesError, Settings, finished_inputs, read_settings
 from image_data.sources import DataError, ImageFile, ImageList, expand
 from models.team08_HATFreq.image_io import ImageError
@@ -59,32 +57,6 @@ def images_of(words: Sequence[str]) -> ImageList:
     if twice:
         raise DataError(f"{len(twice)} images are named twice, {twice[0]} first: give each folder, list or shard once")
     return images
-
-
-def not_known(images: ImageList, folders: Sequence[Path], settings: Settings) -> ImageList:
-    """The images whose bytes no earlier features folder has; only files of a size that occurs there are read.
-
-    Raises:
-        DataError: nothing is left.
-        FeaturesError: a folder was made otherwise, so that its embeddings would not do.
-        ImageError: a file cannot be read.
-    """
-    sizes, digests = set[int](), set[str]()
-    for features in map(Features, folders):
-        if features.settings.made != settings.made:
-            raise FeaturesError(
-                f"{features.folder} was made with {features.settings.made}, not with {settings.made}: its images have "
-                "to be embedded again; leave it out of --known"
-            )
-        sizes.update(features.column("bytes"))
-        digests.update(features.column("sha1"))
-    left = ImageList(
-        image for image in images if bytes_of(image) not in sizes or sha1(image.content()).hexdigest() not in digests
-    )
-    print(f"{len(images) - len(left)} of {len(images)} images are known")
-    if not left:
-        raise DataError("every image is known: there is nothing to embed")
-    return left
 
 
 def prepare(folder: Path, settings: Settings, write: bool) -> None:
@@ -135,9 +107,6 @@ def run(args: argparse.Namespace) -> None:
     encoder = make_encoder(args)
     settings = Settings(encoder.model, encoder.weights, args.downscale, encoder.dimension, args.precision,
                         tuple(args.images), args.shard_size, len(images), args.batch)  # fmt: skip
-    if args.known:
-        images = not_known(images, args.known, settings)
-        settings = replace(settings, images=len(images))
     shards = CutList(images, args.shard_size)
     prepare(args.out, settings, write=rank == 0)
     todo = unfinished(args.out, settings, shards, range(rank, len(shards), world))
@@ -169,8 +138,6 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("images", nargs="+", help="folders, folder/**, lists, tar shards, or image files")
     add("--out", type=Path, required=True, help="the features folder")
-    add("--known", type=Path, nargs="+",
-        help="features folders of other images: what they hold, by its bytes, is left out")  # fmt: skip
     add("--model", default="ViT-L-14", help="open_clip's name, or local-dir:FOLDER (default %(default)s)")
     add("--pretrained", default="openai", help="open_clip's tag, or a weights file (default %(default)s)")
     add("--backbone", help="instead of CLIP: alexnet, or a model of timm; needs --weights")
