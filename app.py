@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,15 @@ import gradio as gr
 
 from models.team08_HATFreq.cli import default_weights
 from models.team08_HATFreq.folder import restore_picture
-from models.team08_HATFreq.image_io import IMAGE_SUFFIXES, ImageError, Picture, read_picture, size_of, write_png
+from models.team08_HATFreq.image_io import (
+    IMAGE_SUFFIXES,
+    ImageError,
+    Picture,
+    read_picture,
+    size_of,
+    write_picture,
+    write_png,
+)
 from models.team08_HATFreq.inference import HATFreqRestorer, load_restorer
 from models.team08_HATFreq.system import choose_device
 from utils.resize import SCALE, imresize
@@ -96,8 +105,8 @@ def restoring(restorer: HATFreqRestorer, folder: Path, max_pixels: int) -> Resto
         finally:
             restorer.progress = None
         target = Path(tempfile.mkdtemp(dir=folder))
-        write_png(target / f"{name}_x4.png", result.samples, result.metadata)
-        write_png(target / f"{before}.png", enlarged(picture, before))
+        write_picture(target / f"{name}_x4.png", result)
+        write_picture(target / f"{before}.png", enlarged(picture, before))
         h, w = result.rgb.shape[:2]
         lost = f"; not kept: {', '.join(picture.metadata.lost)}" if picture.metadata.lost else ""
         line = f"{w // SCALE}x{h // SCALE} -> {w}x{h} in {time.monotonic() - started:.1f} s{lost}"
@@ -124,10 +133,14 @@ def open_picture(path: str | None, max_pixels: int) -> tuple[Picture, str]:
         raise gr.Error(str(error).replace(str(path), name)) from error  # without the server's folders
 
 
-def enlarged(picture: Picture, method: str) -> np.ndarray:
-    """The picture as it is seen without the network: uint8 `h w 3` -> `4h 4w 3`."""
+def enlarged(picture: Picture, method: str) -> Picture:
+    """The picture as it is seen without the network, x4, with its profile and alpha."""
     rgb = picture.rgb if picture.rgb.dtype == np.uint8 else (picture.rgb >> 8).astype(np.uint8)
-    return imresize(rgb, SCALE, "clamp") if method == "bicubic" else rgb.repeat(SCALE, 0).repeat(SCALE, 1)
+    alpha = picture.alpha
+    if alpha is not None:
+        alpha = (alpha if alpha.dtype == np.uint8 else (alpha >> 8).astype(np.uint8)).repeat(SCALE, 0).repeat(SCALE, 1)
+    rgb = imresize(rgb, SCALE, "clamp") if method == "bicubic" else rgb.repeat(SCALE, 0).repeat(SCALE, 1)
+    return replace(picture, rgb=rgb, alpha=alpha)
 
 
 def with_time_left(progress: Any) -> Callable[[int, int], None]:

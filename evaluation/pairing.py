@@ -89,7 +89,10 @@ def partners(restored: list[Path], folder: Path | None, kind: str) -> dict[Path,
         by_stem[path.stem].append(path)
     found = {path: [p for stem in _stems(path.stem) for p in by_stem.get(stem, [])] for path in restored}
     if missing := [path.name for path, candidates in found.items() if not candidates]:
-        raise EvaluationError(f"{folder} lacks the {kind} of {len(missing)} of {len(restored)}: {listed(missing)}")
+        raise EvaluationError(
+            f"{folder} lacks the {kind} of {len(missing)} of {len(restored)}: {listed(missing)}; "
+            f"partners have the same name, with or without {SUFFIX} or _{SUFFIX} at its end"
+        )
     for path, candidates in found.items():
         if len(candidates) > 1:
             names = " and ".join(candidate.name for candidate in candidates)
@@ -110,5 +113,5 @@ def _refuse_sharing(chosen: dict[Path, Path], kind: str) -> None:
 
 def _stems(stem: str) -> list[str]:
     """The stems that a partner may have: the same, and without the scale at its end."""
-    short = stem.removesuffix(SUFFIX)
+    short = stem.removesuffix(SUFFIX).removesuffix("_")
     return [stem] if short in ("", stem) else [stem, short]

@@ -66,7 +66,7 @@ def parse_source(word: str) -> dict[str, str]:
         key, _, value = item.partition("=")
         if key not in PARTS or not value or key in parts:
             form = "hr=FOLDER,lr=FOLDER,weight=NUMBER"
-            raise DataError(f"data: cannot read {item!r} in {word!r}: write {form}")
+            raise DataError(f"data: cannot read {item!r} in {word!r}: write {form} (no folder here has a comma)")
         parts[key] = value
     if "hr" not in parts:
         raise DataError(f"data: {word!r} names no high-resolution images: add hr=FOLDER")

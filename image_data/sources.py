@@ -179,6 +179,10 @@ def _members(path: Path) -> Iterator[tuple[str, int, int]]:
     try:
         with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as shard:
             while (member := shard.next()) is not None:
+                if (member.islnk() or member.issym()) and _is_image(member.name):
+                    raise DataError(
+                        f"{path} holds {member.name}, a link: pack it again with tar --dereference --hard-dereference"
+                    )
                 if member.isfile() and _is_image(member.name):
                     hashes.append(hash(member.name))
                     yield member.name, member.offset_data, member.size

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import onnxruntime
-from PIL import Image
+from PIL import Image, ImageOps
 
 SCALE, TILE, OVERLAP = 4, 256, 32
 
@@ -36,4 +36,6 @@ def enlarge(session: onnxruntime.InferenceSession, rgb: np.ndarray) -> np.ndarra
 
 if __name__ == "__main__":
     network = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
-    Image.fromarray(enlarge(network, np.asarray(Image.open(sys.argv[2]).convert("RGB")))).save(sys.argv[3])
+    Image.fromarray(enlarge(network, np.asarray(ImageOps.exif_transpose(Image.open(sys.argv[2])).convert("RGB")))).save(
+        sys.argv[3]
+    )

@@ -503,3 +503,11 @@ def test_the_spectrum_picture_shows_what_blur_takes_away(folders: tuple[Path, Pa
     _, sharp = mean_radial_power([gt])
     frequency, soft = mean_radial_power([blurred])
     assert (soft[frequency > 0.3] < 0.01 * sharp[frequency > 0.3]).all()
+
+
+def test_results_of_hatfreq_find_their_targets(tmp_path: Path) -> None:
+    for folder, name in (("sr", "baby_x4.png"), ("hr", "baby.png")):
+        (tmp_path / folder).mkdir()
+        write_png(tmp_path / folder / name, np.zeros((8, 8, 3), np.uint8))
+    (pair,) = find_pairs(tmp_path / "sr", tmp_path / "hr", None)
+    assert pair.target == tmp_path / "hr" / "baby.png"

@@ -10,7 +10,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+import tifffile
+from PIL import Image, ImageCms, TiffImagePlugin
 
 from models.team08_HATFreq import image_io
 from models.team08_HATFreq.image_io import (
@@ -390,7 +391,7 @@ def test_an_orientation_in_a_tiff_is_applied_once(tmp_path: Path, orientation: i
 def test_other_formats_and_pipes_are_not_opened(tmp_path: Path) -> None:
     Image.fromarray(RGB).save(tmp_path / "a.png", format="GIF")
     os.mkfifo(tmp_path / "pipe.png")
-    for name, cause in (("a.png", "is not an image"), ("pipe.png", "is not a regular file")):
+    for name, cause in (("a.png", "holds GIF"), ("pipe.png", "is not a regular file")):
         for read in (size_of, read_picture):
             with pytest.raises(ImageError, match=rf"{name} {cause}"):
                 read(tmp_path / name)
@@ -556,3 +557,85 @@ def image_io_peak() -> int:
     from models.team08_HATFreq.system import peak_memory
 
     return peak_memory(None)[0] or 0
+
+
+def png_with(path: Path, *chunks: tuple[bytes, bytes]) -> Path:
+    """A PNG file with more chunks behind its header."""
+    write_png(path, RGB)
+    content = path.read_bytes()
+    for kind, data in chunks:
+        chunk = len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+        content = content[:33] + chunk + content[33:]
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        (b"gAMA", (100_000).to_bytes(4, "big")),
+        (b"cICP", bytes([9, 16, 0, 1])),
+        (b"tEXt", b"parameters\0a cat, Steps: 20"),
+        (b"zTXt", b"workflow\0\0" + zlib.compress(np.random.default_rng(0).bytes(1 << 20).hex().encode())),
+    ],
+    ids=["gamma", "HDR", "text", "text of 2 MiB"],
+)
+def test_colours_and_texts_of_a_png_stay_or_are_named(tmp_path: Path, kind: bytes, data: bytes) -> None:
+    picture = read_picture(png_with(tmp_path / "a.png", (kind, data)))
+    assert picture.metadata.chunks == ((kind, data),)
+    write_picture(tmp_path / "b.png", picture)
+    assert read_picture(tmp_path / "b.png").metadata == picture.metadata
+    assert picture.metadata.lost_in(Path("b.png")) == () and kind.decode() in picture.metadata.lost_in(Path("b.webp"))
+
+
+def full_exif() -> Image.Exif:
+    """Model, date, place; orientation 6 and the sizes before an enlargement."""
+    exif = Image.Exif()
+    exif[0x110], exif[0x112], exif[0x100] = "Camera", 6, 20
+    exif.get_ifd(0x8769).update({0x9003: "2020:01:01 00:00:00", 0xA002: 20, 0xA003: 16})
+    exif.get_ifd(0x8825)[1] = "N"
+    return exif
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.webp", "a.png", "a.tif", "raw.png"])
+def test_exif_of_every_format_stays_without_sizes_and_orientation(tmp_path: Path, name: str) -> None:
+    path, exif = tmp_path / name, full_exif()
+    if name == "a.tif":
+        tags = TiffImagePlugin.ImageFileDirectory_v2()
+        tags[0x110], tags[0x112] = "Camera", 6
+        tags[0x8769], tags[0x8825] = {0x9003: "2020:01:01 00:00:00", 0xA002: 20}, {1: "N"}
+        Image.fromarray(RGB).save(path, tiffinfo=tags)
+    elif name == "raw.png":  # as ImageMagick writes it
+        block = exif.tobytes()
+        png_with(path, (b"tEXt", b"Raw profile type exif\0\nexif\n%8d\n" % len(block) + block.hex().encode() + b"\n"))
+    else:
+        Image.fromarray(RGB).save(path, exif=exif)
+    picture = read_picture(path)
+    assert picture.rgb.shape[:2] == RGB.shape[1::-1] and picture.metadata.dpi is None
+    write_picture(tmp_path / "b.png", picture)
+    kept = Image.open(tmp_path / "b.png").getexif()
+    assert kept[0x110] == "Camera" and not {0x100, 0x101, 0x112} & set(kept)
+    assert dict(kept.get_ifd(0x8769)) == {0x9003: "2020:01:01 00:00:00"} and kept.get_ifd(0x8825)[1] == "N"
+
+
+def test_exif_that_jpeg_cannot_hold_is_named_and_the_rest_written(tmp_path: Path) -> None:
+    exif = full_exif()
+    exif.get_ifd(0x8769)[0x927C] = bytes(100_000)
+    Image.fromarray(RGB).save(tmp_path / "a.png", exif=exif)
+    picture = read_picture(tmp_path / "a.png")
+    assert any("EXIF" in name for name in picture.metadata.lost_in(Path("b.jpg")))
+    write_picture(tmp_path / "b.jpg", picture)
+    assert not Image.open(tmp_path / "b.jpg").getexif()
+    write_picture(tmp_path / "b.png", picture)
+    assert len(read_picture(tmp_path / "b.png").metadata.exif or b"") > 100_000
+
+
+def test_large_profiles_are_read_again_and_thumbnail_pages_do_not_count(tmp_path: Path) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes() + bytes(1_600_000)
+    Image.fromarray(RGB).save(tmp_path / "a.jpg", icc_profile=profile)
+    write_picture(tmp_path / "b.png", read_picture(tmp_path / "a.jpg"))
+    assert read_picture(tmp_path / "b.png").metadata.icc == profile
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(RGB, photometric="rgb")
+        file.write(np.ascontiguousarray(RGB[::4, ::4]), photometric="rgb", subfiletype=1)
+    np.testing.assert_array_equal(read_rgb(tmp_path / "a.tif"), RGB)

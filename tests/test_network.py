@@ -372,3 +372,17 @@ def test_switches_are_undone_after_an_error() -> None:
         assert (SWITCHES.exportable, SWITCHES.fused_attention) == (True, False)
         raise RuntimeError("on purpose")
     assert (SWITCHES.exportable, SWITCHES.fused_attention) == (False, True)
+
+
+@pytest.mark.parametrize(
+    "lq",
+    [
+        torch.zeros(1, 4, 8, 8),
+        torch.zeros(3, 8, 8),
+        torch.zeros(1, 8, 8, 3),
+        torch.zeros(1, 3, 8, 8).byte(),
+    ],
+)
+def test_what_is_no_batch_of_rgb_is_refused_by_the_network(lq: Tensor) -> None:
+    with pytest.raises(ValueError, match="float `b 3 h w`"):
+        HATFreq(TINY).eval()(lq)

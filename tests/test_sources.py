@@ -169,3 +169,13 @@ def test_an_image_list_is_a_sequence_of_files(tree: Path, shard: Path) -> None:
 def test_a_size_is_read_from_the_beginning_of_a_file_or_of_a_member(tree: Path, shard: Path) -> None:
     for image in (*expand(str(tree / "a")), *expand(str(shard))):
         assert image.size_in_pixels() == (8, 8)
+
+
+@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE], ids=["hard", "symbolic"])
+def test_a_shard_with_links_is_refused(tmp_path: Path, kind: bytes) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        link = tarfile.TarInfo("b.png")
+        link.type, link.linkname = kind, "a.png"
+        archive.addfile(link)
+    with pytest.raises(DataError, match=r"a\.tar holds b\.png, a link"):
+        expand(str(tmp_path / "a.tar"))

@@ -5,6 +5,7 @@ import json
 import pickle
 import subprocess
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -450,3 +451,21 @@ def test_released_weights_match_their_checksums_and_load(root: Path) -> None:
         assert path.with_name(path.name + ".sha256").exists()
         assert sha256 in path.with_suffix(".md").read_text()  # the card is this file's
         assert load_weights(build_model(path.name.split("_")[1]), path).startswith(f"{path.name}: light x4")
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {"params-ema": state},
+        lambda state: {"weights": state, "epoch": 3},
+        lambda state: {"state_dict": {f"model.{key}": tensor for key, tensor in state.items()}, "epoch": 3},
+        lambda state: {"n_averaged": torch.tensor(3), **{f"module.{key}": tensor for key, tensor in state.items()}},
+        lambda state: {"state_dict": {f"module._orig_mod.{key}": tensor for key, tensor in state.items()}},
+    ],
+    ids=["hyphen", "unknown key", "Lightning", "AveragedModel", "compiled and parallel"],
+)
+def test_wrappers_and_prefixes_come_off_by_one_rule(tmp_path: Path, wrap: Callable[[dict], dict]) -> None:
+    state = fresh().state_dict()
+    torch.save(wrap(state), tmp_path / "a.pth")
+    found = read_state_dict(tmp_path / "a.pth")
+    assert found.keys() == state.keys() and all(torch.equal(found[key], state[key]) for key in state)

@@ -18,6 +18,7 @@ from training.config import FIXED, ConfigError, TrainConfig
 from utils.environment import environment
 from utils.files import UserError, atomic_write, write_bytes
 
+ROOT = Path(__file__).resolve().parents[1]
 LAST = "checkpoint.pt"
 PREVIOUS = "checkpoint.previous.pt"
 DAMAGED = "checkpoint.damaged.pt"
@@ -150,6 +151,8 @@ def weights_of(word: str) -> Path:
         ConfigError: the folder holds no run, or one that has not come to its end.
     """
     folder = Path(word)
+    if not folder.exists() and (ROOT / word).exists():  # configs/ name the model zoo
+        folder = ROOT / word
     if not folder.is_dir():
         return folder
     state, _ = load_checkpoint(folder)

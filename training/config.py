@@ -4,6 +4,7 @@ The groups below make the sections of `--help`; the comment behind a setting is 
 """
 
 import math
+import re
 import sys
 from ast import literal_eval
 from collections.abc import Hashable, Iterable
@@ -131,14 +132,12 @@ def parse_arguments(argv: list[str] | None = None) -> TrainConfig:
 
     Raises:
         ConfigError: a value that cannot be used, in the file (named, with its key) or on the command line.
-        SystemExit: an option that is unknown (the nearest is named) or has a value of another type; status 2.
     """
     import tyro
 
     words = sys.argv[1:] if argv is None else argv
-    if "--config" in words:
+    if "--config" in words[:-1]:
         position = words.index("--config")
-        _require(position + 1 < len(words), "--config takes a file, such as configs/light.yaml")
         words = [*settings_words(Path(words[position + 1])), *words[:position], *words[position + 2 :]]
     omit: Any = tyro.conf.OmitArgPrefixes
     groups = omit[make_dataclass("Settings", [(kind.__name__.lower(), kind) for kind in GROUPS])]
@@ -147,9 +146,7 @@ def parse_arguments(argv: list[str] | None = None) -> TrainConfig:
 
 
 def settings_words(path: Path) -> list[str]:
-    """The command-line words that a settings file stands for: `lr: 0.001` -> `--lr 0.001`.
-
-    A list gives several words, and a mapping words of the form key=value (`model_overrides: {window_size: 8}`).
+    """The command-line words of a settings file: `lr: 0.001` -> `--lr 0.001`, `{window_size: 8}` -> `window_size=8`.
 
     Raises:
         ConfigError: unreadable, not a mapping, a doubled or unknown key (the nearest is named), a wrong type.
@@ -209,7 +206,8 @@ def _text(value: Any) -> str:
     """As a person would type it: `[4, 4]` -> `4,4`, `{hr: a, lr: b}` -> `hr=a,lr=b`."""
     if isinstance(value, dict):
         return ",".join(f"{key}={item}" for key, item in value.items())
-    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return re.sub(r"(?<![^=,])~(?=/)", str(Path.home()), text)  # as a shell does
 
 
 def model_config(config: TrainConfig) -> HATConfig:

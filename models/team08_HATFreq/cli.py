@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from .folder import RestorationError, refuse_inputs, restore_picture, unique_names
+from .folder import RestorationError, passed_over, refuse_inputs, restore_picture, unique_names
 from .image_io import OUTPUT_SUFFIXES, ImageError, check_format, list_images, read_picture, write_picture
 from .inference import HATFreqRestorer, load_restorer
 from .system import choose_device, make_folder
@@ -58,6 +58,8 @@ def plan(inputs: list[Path], output: Path | None) -> dict[Path, Path]:
         found = list_images(entry) if entry.is_dir() else [entry]
         if not found:
             raise RestorationError(f"{entry} holds no images (PNG, JPEG, BMP, TIFF or WebP)")
+        if entry.is_dir() and (others := passed_over(entry)):
+            print(f"{entry}: skipped {others}")
         if entry.is_dir():  # the results of a run before may stand there, too
             made = {f"{path.stem}_x4.png" for path in found}
             found = [path for path in found if path.name not in made]
@@ -102,7 +104,7 @@ def restore_file(restorer: HATFreqRestorer, source: Path, target: Path, quality:
         restorer.progress = progress
         result, _ = restore_picture(restorer, picture)
     write_picture(target, result, quality)
-    lost = f" (not kept: {', '.join(picture.metadata.lost)})" if picture.metadata.lost else ""
+    lost = f" (not kept: {', '.join(found)})" if (found := picture.metadata.lost_in(target)) else ""
     return f"{target}  {result.rgb.shape[1]}x{result.rgb.shape[0]}{lost}"
 
 

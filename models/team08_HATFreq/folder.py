@@ -333,7 +333,7 @@ def restore_inputs(
         if not paths:
             raise RestorationError(f"{folder} holds no images (PNG, JPEG, BMP, TIFF or WebP)")
         if world().is_main and (others := passed_over(folder)):
-            print(f"{folder}: passed over {others}")
+            print(f"{folder}: skipped {others}")
     elif folders := [path for path in paths if path.is_dir()]:
         raise RestorationError(f"{folders[0]} is a folder, and not the only input: give one folder, or files")
     return restore_files(restorer, unique_names(paths, ".png"), target, overwrite, device)

@@ -18,11 +18,11 @@ from typing import Any, BinaryIO
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from .system import HATFreqError, atomic_write
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".webp")
 OUTPUT_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 MAX_PIXELS = 80_000_000  # more is taken for a decompression bomb; PIL itself warns from 89 million on
 LONGEST = {"JPEG": 65_500, "WEBP": 16_383}  # pixels a side that libjpeg and the format hold; PNG holds 2**31 - 1
@@ -31,8 +31,17 @@ _FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "WEBP")  # PIL knows many more,
 _GREY, _COLOUR = ("1", "L", "LA"), ("RGB", "RGBA", "P", "PA", "YCbCr")
 _SIXTEEN = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 _BAND = 256  # rows worked on at once
+PngImagePlugin.MAX_TEXT_CHUNK = 1 << 26  # bytes, of profiles too; PIL takes more than 1 MiB for an attack
+_MAX_EXIF = 65_000  # bytes that a JPEG file holds
+_KEPT_CHUNKS = (b"cICP", b"mDCV", b"cLLI", b"gAMA", b"cHRM", b"sRGB", b"tEXt", b"zTXt", b"iTXt")  # by a PNG result
+_ELSEWHERE = (b"Raw profile type ", b"XML:com.adobe.xmp")  # texts that hold EXIF, profiles and XMP
 # TIFF and EXIF tags
 _BITS, _PHOTOMETRIC, _ORIENTATION, _CHANNELS, _PLANAR, _EXTRA, _SAMPLE_FORMAT = 258, 262, 274, 277, 284, 338, 339
+_REDUCED, _X_RESOLUTION, _UNIT, _EXIF_IFD = 254, 282, 296, 0x8769
+# The layout of a TIFF file and its size; and XMP, IPTC, Photoshop's data and the profile, which are no EXIF.
+_LAYOUT = {*range(254, 263), 266, 273, 274, *range(277, 282), 284, *range(288, 294), 301, 317, *range(320, 326), 330,
+           332, 338, 339, 347, *range(512, 521), 529, 530, 532, 700, 33723, 34377, 34675}  # fmt: skip
+_SIZES = (0xA002, 0xA003)  # of the Exif IFD
 
 
 class ImageError(HATFreqError):
@@ -46,14 +55,27 @@ class Metadata:
     Attributes:
         icc: the colour profile.
         dpi: horizontal and vertical resolution in pixels per inch.
-        exif: the EXIF block without its orientation, which is applied to the samples.
+        exif: the EXIF block without orientation, which is applied to the samples, and without sizes.
+        chunks: a PNG file's chunks of colour and text, type and content.
         lost: what the file holds and could not be read, in words.
     """
 
     icc: bytes | None = None
     dpi: tuple[float, float] | None = None
     exif: bytes | None = None
+    chunks: tuple[tuple[bytes, bytes], ...] = ()
     lost: tuple[str, ...] = ()
+
+    def lost_in(self, path: Path) -> tuple[str, ...]:
+        """What a result of this name does not keep."""
+        if (suffix := path.suffix.lower()) == ".png":
+            return self.lost
+        lost = [*self.lost, *dict.fromkeys(kind.decode() for kind, _ in self.chunks)]
+        if self.dpi and suffix == ".webp":
+            lost.append("resolution")
+        if self.exif and len(self.exif) > _MAX_EXIF and suffix != ".webp":
+            lost.append("EXIF (more than JPEG holds)")
+        return tuple(lost)
 
 
 @dataclass(frozen=True)
@@ -116,7 +138,7 @@ def read_picture(path: str | os.PathLike[str], content: bytes | None = None) -> 
             image.load()  # decodes everything: a truncated file fails here
             samples = _decode_16(path, content, image) if _is_16_bit(image, content) else _decode_8(content, image)
             picture = _picture(_upright(samples, _orientation(image)))
-            return replace(picture, metadata=_metadata(image, picture.grey))
+            return replace(picture, metadata=_metadata(image, picture.grey, content))
 
 
 def read_rgb(path: str | os.PathLike[str], content: bytes | None = None) -> NDArray[np.uint8]:
@@ -185,8 +207,10 @@ def _opened(path: Path, source: Path | BinaryIO, empty: bool) -> Image.Image:
     try:
         image = Image.open(source, formats=_FORMATS)
     except UnidentifiedImageError as error:
+        kind = None if empty else _other_format(source)
         cause = "is empty" if empty else "is not an image (PNG, JPEG, BMP, TIFF or WebP), or its header is damaged"
-        raise ImageError(f"{path} {cause}: replace it or take it out of the folder") from error
+        remedy = "convert it to PNG" if kind else "replace it or take it out of the folder"
+        raise ImageError(f"{path} {f'holds {kind}' if kind else cause}: {remedy}") from error
     except Image.DecompressionBombError as error:
         raise ImageError(f"{path} has more than {MAX_PIXELS:,} pixels: crop it first") from error
     if image.width * image.height > MAX_PIXELS:
@@ -195,8 +219,17 @@ def _opened(path: Path, source: Path | BinaryIO, empty: bool) -> Image.Image:
     return image
 
 
+def _other_format(source: Path | BinaryIO) -> str | None:
+    """The name of a format that PIL knows by its header and that is not read here."""
+    try:
+        with Image.open(source) as image:
+            return image.format
+    except Exception:  # as many kinds of errors as formats
+        return None
+
+
 def _refuse_unsupported(path: Path, image: Image.Image, content: bytes) -> None:
-    frames = getattr(image, "n_frames", 1)
+    frames = _frames(image)
     if frames > 1 and image.format != "MPO":  # MPO: a phone's JPEG with previews behind it; the first is the photograph
         raise ImageError(f"{path} holds {frames} frames or pages: save each as a file of its own")
     if image.mode not in _GREY + _COLOUR + _SIXTEEN:
@@ -205,6 +238,19 @@ def _refuse_unsupported(path: Path, image: Image.Image, content: bytes) -> None:
         raise ImageError(f"{path} is damaged (its header is not in its place): copy or download it again")
     if image.format == "TIFF":
         _refuse_tiff(path, image)
+
+
+def _frames(image: Any) -> int:
+    """Frames or pages; a TIFF file's reduced copies of its first page do not count."""
+    count = getattr(image, "n_frames", 1)
+    if count == 1 or image.format != "TIFF":
+        return count
+    full = 1
+    for number in range(1, count):
+        image.seek(number)
+        full += not int(image.tag_v2.get(_REDUCED, 0)) & 1
+    image.seek(0)
+    return full
 
 
 def _refuse_tiff(path: Path, image: Any) -> None:
@@ -301,24 +347,56 @@ def _picture(samples: NDArray[Any]) -> Picture:
     return Picture(rgb, None if alpha is None else np.ascontiguousarray(alpha), grey)
 
 
-def _metadata(image: Image.Image, grey: bool) -> Metadata:
-    """Profile, resolution and EXIF, as far as they can be read; none of them is a reason to refuse a photograph."""
+def _metadata(image: Any, grey: bool, content: bytes) -> Metadata:
+    """Profile, resolution, EXIF and chunks, as far as they can be read; none of them is a reason to refuse an image."""
     lost: list[str] = []
     icc = image.info.get("icc_profile") or None
     if icc is not None and icc[16:20] != (b"GRAY" if grey else b"RGB "):  # bytes 16 to 19: the profile's colour space
         icc, lost = None, [*lost, "colour profile (of another kind of samples)"]
     dpi, exif = None, None
     try:
-        found = image.info.get("dpi")
-        dpi = (float(found[0]), float(found[1])) if found and min(found) > 0 and max(found) < 1e5 else None
-        tags = image.getexif() if image.info.get("exif") else {}  # a TIFF's tags describe its own layout, too
-        tags.pop(_ORIENTATION, None)
-        exif = tags.tobytes() if isinstance(tags, Image.Exif) and len(tags) else None
+        dpi = _resolution(image)
+        exif = _exif(image)
     except Exception as error:  # PIL writes only what it can parse
         lost.append(f"EXIF ({error or type(error).__name__})")
     if any(key in image.info for key in ("xmp", "XML:com.adobe.xmp", "photoshop")):
         lost.append("XMP or IPTC")
-    return Metadata(icc, dpi, exif, tuple(lost))
+    return Metadata(icc, dpi, exif, tuple(_chunks(content)) if image.format == "PNG" else (), tuple(lost))
+
+
+def _resolution(image: Any) -> tuple[float, float] | None:
+    """In pixels per inch, if the file holds one: PIL makes up 1 or 72 where it does not."""
+    x, y = map(float, image.info.get("dpi", (0, 0)))
+    held = True
+    if image.format == "TIFF":
+        held = _X_RESOLUTION in image.tag_v2 and image.tag_v2.get(_UNIT, 2) != 1
+    elif image.format in ("JPEG", "MPO"):
+        held = image.info.get("jfif_unit", 0) in (1, 2) or _X_RESOLUTION in image.getexif()
+    return (x, y) if held and min(x, y) > 0 and max(x, y) < 1e5 else None
+
+
+def _exif(image: Image.Image) -> bytes | None:
+    """A file's EXIF without orientation and sizes; of a TIFF file, whose own tags they are, without its layout."""
+    tags = image.getexif()
+    for tag in _LAYOUT & set(tags):
+        del tags[tag]
+    for tag in _SIZES if _EXIF_IFD in tags else ():
+        tags.get_ifd(_EXIF_IFD).pop(tag, None)
+    if image.format == "TIFF":
+        for tag in (_X_RESOLUTION, _X_RESOLUTION + 1, _UNIT):
+            tags.pop(tag, None)
+    return tags.tobytes() if len(tags) else None
+
+
+def _chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """A PNG file's chunks that results keep."""
+    place = len(_SIGNATURE)
+    while place + 8 <= len(content):
+        length, kind = struct.unpack(">I4s", content[place : place + 8])
+        data = content[place + 8 : place + 8 + length]
+        if kind in _KEPT_CHUNKS and not data.startswith(_ELSEWHERE):
+            yield kind, data
+        place += length + 12
 
 
 def _luma(rgb: NDArray[Any]) -> NDArray[Any]:
@@ -353,7 +431,8 @@ def write_picture(path: str | os.PathLike[str], picture: Picture, quality: int =
     samples = picture.samples
     if samples.dtype == np.uint16:
         samples = ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    options: dict[str, Any] = {"quality": quality, "icc_profile": kept.icc, "exif": kept.exif or b""}
+    exif = b"" if kind == "JPEG" and len(kept.exif or b"") > _MAX_EXIF else kept.exif or b""
+    options: dict[str, Any] = {"quality": quality, "icc_profile": kept.icc, "exif": exif}
     if kind == "WEBP":
         options |= {"lossless": quality == 100, "exact": True}
     else:
@@ -416,6 +495,9 @@ def write_rows(file: BinaryIO, samples: NDArray[Any], metadata: Metadata) -> Non
     bits = 8 * samples.dtype.itemsize
     file.write(_SIGNATURE)
     _write_chunk(file, b"IHDR", struct.pack(">IIBBBBB", width, height, bits, _COLOUR_TYPES[channels], 0, 0, 0))
+    for name, content in metadata.chunks:
+        if not (name == b"sRGB" and metadata.icc):
+            _write_chunk(file, name, content)
     if metadata.icc:
         _write_chunk(file, b"iCCP", b"ICC profile\0\0" + zlib.compress(metadata.icc))
     if metadata.dpi:

@@ -218,6 +218,8 @@ class HATFreq(
         return {name: parameter for name, parameter in self.named_parameters() if ".freq." in name}
 
     def forward(self, lq: Tensor) -> Tensor:
+        if lq.ndim != 4 or lq.shape[1] != 3 or not lq.is_floating_point():
+            raise ValueError(f"the network takes float `b 3 h w` in [0, 1], not {lq.dtype} of shape {tuple(lq.shape)}")
         h, w = lq.shape[-2:]
         x = pad_to_multiple(lq, self.config.window_size) - self.mean.to(lq.dtype)
         shallow = self.conv_first(x)

@@ -30,7 +30,7 @@ StateDict = dict[str, Tensor]
 CONFIG = "model"  # the key of a safetensors file's metadata that holds its HATConfig as JSON
 # Where checkpoints keep the weights, the most useful first: averages before the raw ones.
 _NESTS = ("params_ema", "params", "ema", "model", "state_dict", "model_state_dict")
-_PREFIXES = ("module.", "_orig_mod.")
+_FIRST = "conv_first.weight"
 _BLOCK = "layers.0.residual_group.blocks.0."
 _OVERLAP = "layers.{}.residual_group.overlap_attn.relative_position_bias_table"
 _SHAPE_FREE = ("scale", "frequency", "drop_path_rate", "num_feat")  # what presets of one name may differ in
@@ -93,7 +93,7 @@ def load(path: str | os.PathLike[str]) -> LoadedWeights:
         state, source, metadata = _load_safetensors(path, content), "safetensors", _metadata(content)
     else:
         state, source = _find_weights(path, _load_torch(path, content))
-    state = {_without_prefixes(key): tensor for key, tensor in state.items()}
+    state = _without_prefix(state)
     _check_tensors(path, state)
     return LoadedWeights(path, state, _config(path, metadata), sha256, source, metadata)
 
@@ -291,19 +291,28 @@ def _load_torch(path: Path, content: bytes) -> Any:
 
 
 def _find_weights(path: Path, loaded: Any) -> tuple[StateDict, str]:
-    """The state dict inside what torch.load gave, and the key that it was under."""
+    """The state dict inside what torch.load gave, and the key that it was under: a usual one, or else the only one."""
     source = "a bare state dict"
     for _ in range(len(_NESTS)):  # a dict may hold itself
-        nest = next((n for n in _NESTS if isinstance(loaded, Mapping) and isinstance(loaded.get(n), Mapping)), None)
+        inner = {
+            str(key).replace("-", "_"): key for key, value in _items(loaded) if isinstance(value, Mapping) and value
+        }
+        alone = (
+            list(inner) if len(inner) == 1 and not any(isinstance(value, Tensor) for _, value in _items(loaded)) else []
+        )
+        nest = next((name for name in (*_NESTS, *alone) if name in inner), None)
         if nest is None:
             break
-        loaded, source = loaded[nest], nest
-    named = isinstance(loaded, Mapping) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in loaded.items())
-    if named and loaded:
+        loaded, source = loaded[inner[nest]], nest
+    if loaded and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in _items(loaded)) and _items(loaded):
         return dict(loaded), source
     raise WeightsError(
         f"{path} holds no state dict: expected tensors by name, bare or under one of {', '.join(_NESTS)}"
     )
+
+
+def _items(value: Any) -> list[tuple[Any, Any]]:
+    return list(value.items()) if isinstance(value, Mapping) else []
 
 
 def _check_tensors(path: Path, state: StateDict) -> None:
@@ -326,10 +335,13 @@ def _storable(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", dtype, copy=True).contiguous()
 
 
-def _without_prefixes(key: str) -> str:
-    while (prefix := next((p for p in _PREFIXES if key.startswith(p)), None)) is not None:
-        key = key.removeprefix(prefix)
-    return key
+def _without_prefix(state: StateDict) -> StateDict:
+    """Without what wrappers (DataParallel, torch.compile, Lightning, averages) put before every name."""
+    state = {key: tensor for key, tensor in state.items() if key != "n_averaged"}
+    prefix = next((key.removesuffix(_FIRST) for key in state if key.endswith(f".{_FIRST}")), "")
+    if not all(key.startswith(prefix) for key in state):
+        return state
+    return {key.removeprefix(prefix): tensor for key, tensor in state.items()}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
