@@ -145,7 +145,7 @@ def setting(
         facts: `data`, `tile`, `precision`, `rounds` and what else a reader needs.
     """
     gpu = torch.cuda.get_device_name(torch.device(device)) if device.startswith("cuda") else "no GPU"
-    found = {
+    results = {
         "command": f"`{shown_command(None if argv is None else list(argv))}`",
         "measured": time.strftime("%Y-%m-%d"),
         "commit": git_commit(),
@@ -154,8 +154,8 @@ def setting(
         "versions": ", ".join(f"{name} {version(name)}" for name in ("torch", *packages)),
     }
     if weights is not None:
-        found["weights"] = f"{weights.name}, sha256 `{file_sha256(weights)[:12]}`"
-    return found
+        results["weights"] = f"{weights.name}, sha256 `{file_sha256(weights)[:12]}`"
+    return results
 
 
 def publish(out: Path, tables: Mapping[str, Sequence[Row]], setting: Mapping[str, str]) -> None:

@@ -96,13 +96,13 @@ def run_commands(work: Path, workers: int, pool: list[Path], sides: dict[str, li
     encoder = ["--backbone", "alexnet", "--weights", str(ALEXNET), "--workers", str(workers), "--shard_size", "500"]
     for name, images in {"pool": pool, **sides}.items():
         write_bytes(work / f"{name}.txt", "".join(f"{path}\n" for path in images).encode())
-        words = [str(work / f"{name}.txt"), "--out", str(work / f"features_{name}")]
-        embed.main([*words, "--downscale", "1" if name == "lr" else "4", *encoder])
+        arguments = [str(work / f"{name}.txt"), "--out", str(work / f"features_{name}")]
+        embed.main([*arguments, "--downscale", "1" if name == "lr" else "4", *encoder])
         if lost := Features(work / f"features_{name}").unreadable():
             raise SystemExit(f"curation: {lost[0][0]} {lost[0][1]}")
-    words = ["--pool", str(work / "features_pool"), "--keep_pool_duplicates", "--evaluation"]
-    words += [str(work / f"features_{side}") for side in sides]
-    dedup.main([*words, "--out", str(work / "duplicates"), "--workers", str(workers)])
+    arguments = ["--pool", str(work / "features_pool"), "--keep_pool_duplicates", "--evaluation"]
+    arguments += [str(work / f"features_{side}") for side in sides]
+    dedup.main([*arguments, "--out", str(work / "duplicates"), "--workers", str(workers)])
     return work / "duplicates" / "duplicates.csv"
 
 
@@ -142,9 +142,11 @@ def count_found(
         row: dict[str, object] = {"copy": kind, "planted": len(group)}
         for side, images in sides.items():
             keys = {copy.path: (str(copy.path), str(images[copy.source])) for copy in group}
-            found = {path for path, key in keys.items() if key in pairs and pairs[key].removed}
-            row[f"{side.upper()} known"] = percent(sum(copy.path in found for copy in group), len(group))
-            row[f"{side.upper()} known, second half"] = percent(sum(copy.path in found for copy in second), len(second))
+            result = {path for path, key in keys.items() if key in pairs and pairs[key].removed}
+            row[f"{side.upper()} known"] = percent(sum(copy.path in result for copy in group), len(group))
+            row[f"{side.upper()} known, second half"] = percent(
+                sum(copy.path in result for copy in second), len(second)
+            )
         row["removed, both known"] = percent(sum(str(copy.path) in removed for copy in group), len(group))
         rows.append(row)
     return rows
@@ -179,7 +181,7 @@ def measure_copies(args: argparse.Namespace) -> None:
     unseen = [share for share, copy in zip(planted, copies, strict=True) if copy.source % 2]
     fitted = fitted_threshold(known, innocent[::2])
     wrong = [path.name for path in photographs if str(path) in removed]
-    found = {
+    result = {
         "images removed wrongly": f"{len(wrong)} of {len(photographs)} ({len(wrong) / len(photographs):.2%}) "
         f"{', '.join(wrong)}",
         "highest shares of images": ", ".join(f"{share:.2f}" for share in sorted(innocent)[:-6:-1]),
@@ -196,8 +198,8 @@ def measure_copies(args: argparse.Namespace) -> None:
         "Kinds that the method was chosen on": [row for row in rows if row["copy"] not in HELD_OUT],
         "Kinds held out": [row for row in rows if row["copy"] in HELD_OUT],
     }
-    facts = setting(args.argv, threads=args.workers, packages=PACKAGES, data=data) | found
-    publish(args.out, {title: part for title, part in tables.items() if part}, facts)
+    record = setting(args.argv, threads=args.workers, packages=PACKAGES, data=data) | result
+    publish(args.out, {title: part for title, part in tables.items() if part}, record)
     if len(wrong) > MAX_WRONG * len(photographs):
         raise SystemExit("too many photographs were removed wrongly")
 

@@ -69,13 +69,13 @@ def find_methods(names: Sequence[str], weights: Path, craft: Path | None) -> tup
         "hatfreq": lambda: hatfreq(weights, 1),
         "hatfreq_x8": lambda: hatfreq(weights, 8),
     }
-    found, absent = [], []
+    result, absent = [], []
     for name in names:
         try:
-            found.append(makers[name]())
+            result.append(makers[name]())
         except AbsentError as error:
             absent.append(str(error))
-    return found, absent
+    return result, absent
 
 
 def hatfreq(weights: Path, ensemble: int) -> Method:
@@ -163,8 +163,8 @@ def _run_ncnn(network: Any, lq: Image) -> Image:
     blob = ncnn.Mat(samples)  # looks into `samples` without owning it: both must live until extract returns
     extractor = network.create_extractor()
     extractor.input(network.input_names()[0], blob)
-    status, found = extractor.extract(network.output_names()[0])
+    status, result = extractor.extract(network.output_names()[0])
     if status:
         raise RuntimeError(f"ncnn failed with status {status} on an image of {lq.shape[1]}x{lq.shape[0]} pixels")
-    sr = torch.from_numpy(np.array(found)).clamp(0, 1).mul(255).round().byte()
+    sr = torch.from_numpy(np.array(result)).clamp(0, 1).mul(255).round().byte()
     return np.ascontiguousarray(sr.permute(1, 2, 0).numpy())

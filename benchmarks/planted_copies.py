@@ -55,15 +55,15 @@ def turned(image: Image, rng: Random) -> Image:
     """By 2 to 12 degrees, with black corners or without."""
     h, w = image.shape[:2]
     angle = rng.uniform(2, 12) * rng.choice([-1, 1])
-    found = _affine(image, cv2.getRotationMatrix2D(((w - 1) / 2, (h - 1) / 2), angle, 1))
+    result = _affine(image, cv2.getRotationMatrix2D(((w - 1) / 2, (h - 1) / 2), angle, 1))
     edge = int(0.12 * min(h, w)) if rng.random() < 0.5 else 0
-    return found[edge : h - edge, edge : w - edge]
+    return result[edge : h - edge, edge : w - edge]
 
 
 def chain(image: Image, rng: Random) -> Image:
     """Mirrored, a crop of 25 to 40 % of the area, shrunk to 50 to 70 %, then JPEG of quality 40 to 80."""
-    found = np.ascontiguousarray(_crop_area(image, rng, rng.uniform(0.25, 0.4))[:, ::-1])
-    return _jpeg(_resize(found, rng.uniform(0.5, 0.7)), int(rng.integers(40, 81)))
+    result = np.ascontiguousarray(_crop_area(image, rng, rng.uniform(0.25, 0.4))[:, ::-1])
+    return _jpeg(_resize(result, rng.uniform(0.5, 0.7)), int(rng.integers(40, 81)))
 
 
 def recoloured(image: Image, rng: Random) -> Image:
@@ -82,20 +82,20 @@ def logo(image: Image, rng: Random) -> Image:
     box = np.where((x**2 + y**2 < 0.16)[..., None], colours[1], colours[0])
     box[(abs(x) < 0.12) & (abs(y) < 0.3)] = colours[2]
     top, left = rng.integers(0, h - height + 1), rng.integers(0, w - width + 1)
-    found = image.copy()
-    found[top : top + height, left : left + width] = box
-    return found
+    result = image.copy()
+    result[top : top + height, left : left + width] = box
+    return result
 
 
 def text(image: Image, rng: Random) -> Image:
     """Six lines of large letters, black or white."""
     h, w = image.shape[:2]
-    found = image.copy()
+    result = image.copy()
     for _ in range(6):
-        words = "".join(rng.choice(list("ABCDEFGHKLMNPRSTUVXYZ"), 12))
+        texts = "".join(rng.choice(list("ABCDEFGHKLMNPRSTUVXYZ"), 12))
         place = int(rng.integers(-w // 8, w // 3)), int(rng.integers(h // 10, h))
-        _write(found, words, place, w / 300, 255 * int(rng.integers(2)), max(1, w // 120))
-    return found
+        _write(result, texts, place, w / 300, 255 * int(rng.integers(2)), max(1, w // 120))
+    return result
 
 
 def bordered(image: Image, rng: Random) -> Image:
@@ -111,18 +111,18 @@ def framed(image: Image, rng: Random) -> Image:
     edge = round(min(h, w) * rng.uniform(0.15, 0.25))
     y, x = np.mgrid[: h + 2 * edge, : w + 2 * edge]
     waves = 128 + 100 * np.sin(x / rng.uniform(2, 9)) * np.sin(y / rng.uniform(2, 9))
-    found = _uint8(waves[..., None] * rng.uniform(0.4, 1, 3))
-    found[edge : edge + h, edge : edge + w] = image
-    return found
+    result = _uint8(waves[..., None] * rng.uniform(0.4, 1, 3))
+    result[edge : edge + h, edge : edge + w] = image
+    return result
 
 
 def collage(image: Image, rng: Random, other: Image) -> Image:
     """A quarter of another photograph's area, anywhere."""
     h, w = image.shape[:2]
-    found = cv2.resize(other, (2 * w, 2 * h), interpolation=cv2.INTER_CUBIC)
+    result = cv2.resize(other, (2 * w, 2 * h), interpolation=cv2.INTER_CUBIC)
     top, left = rng.integers(0, h + 1), rng.integers(0, w + 1)
-    found[top : top + h, left : left + w] = image
-    return found
+    result[top : top + h, left : left + w] = image
+    return result
 
 
 def perspective(image: Image, rng: Random) -> Image:
@@ -162,16 +162,16 @@ def sheared(image: Image, rng: Random) -> Image:
 
 def equalised(image: Image, rng: Random) -> Image:
     """CLAHE of the lightness."""
-    found = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
-    found[..., 0] = cv2.createCLAHE(4, (8, 8)).apply(np.ascontiguousarray(found[..., 0]))
-    return cv2.cvtColor(found, cv2.COLOR_LAB2RGB)
+    result = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
+    result[..., 0] = cv2.createCLAHE(4, (8, 8)).apply(np.ascontiguousarray(result[..., 0]))
+    return cv2.cvtColor(result, cv2.COLOR_LAB2RGB)
 
 
 def hue_turned(image: Image, rng: Random) -> Image:
     """By 60 to 300 degrees."""
-    found = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
-    found[..., 0] = (found[..., 0].astype(int) + int(rng.integers(30, 150))) % 180
-    return cv2.cvtColor(found, cv2.COLOR_HSV2RGB)
+    result = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+    result[..., 0] = (result[..., 0].astype(int) + int(rng.integers(30, 150))) % 180
+    return cv2.cvtColor(result, cv2.COLOR_HSV2RGB)
 
 
 def eight_colours(image: Image, rng: Random) -> Image:
@@ -220,30 +220,30 @@ def watermarked(image: Image, rng: Random) -> Image:
 def erased(image: Image, rng: Random) -> Image:
     """Four boxes of 35 % of the sides in one colour each."""
     h, w = image.shape[:2]
-    found = image.copy()
+    result = image.copy()
     for _ in range(4):
         top, left = rng.integers(0, h - int(0.35 * h)), rng.integers(0, w - int(0.35 * w))
-        found[top : top + int(0.35 * h), left : left + int(0.35 * w)] = rng.integers(0, 256, 3)
-    return found
+        result[top : top + int(0.35 * h), left : left + int(0.35 * w)] = rng.integers(0, 256, 3)
+    return result
 
 
 def ruled(image: Image, rng: Random) -> Image:
     """A grid of 12 lines, three pixels wide."""
-    found, step = image.copy(), max(image.shape[:2]) // 12
+    result, step = image.copy(), max(image.shape[:2]) // 12
     for offset in range(3):
-        found[offset::step] = found[:, offset::step] = rng.integers(0, 256, 3)
-    return found
+        result[offset::step] = result[:, offset::step] = rng.integers(0, 256, 3)
+    return result
 
 
 def screenshot(image: Image, rng: Random) -> Image:
     """On a page with a bar and writing, JPEG."""
     h, w = image.shape[:2]
-    found = np.full((int(1.5 * h), int(1.4 * w), 3), 250, np.uint8)
-    found[: h // 9] = (60, 90, 160)
+    result = np.full((int(1.5 * h), int(1.4 * w), 3), 250, np.uint8)
+    result[: h // 9] = (60, 90, 160)
     for line in range(8):
-        _write(found, "lorem ipsum dolor sit amet 0123456789", (5, int(1.3 * h) + 14 * line), 0.4, 20, 1)
-    found[int(0.2 * h) : int(0.2 * h) + h, int(0.2 * w) : int(0.2 * w) + w] = image
-    return _jpeg(found, 70)
+        _write(result, "lorem ipsum dolor sit amet 0123456789", (5, int(1.3 * h) + 14 * line), 0.4, 20, 1)
+    result[int(0.2 * h) : int(0.2 * h) + h, int(0.2 * w) : int(0.2 * w) + w] = image
+    return _jpeg(result, 70)
 
 
 KINDS: dict[str, Callable[..., Image]] = {
@@ -356,5 +356,5 @@ def _remap(image: Image, x: NDArray[np.float64], y: NDArray[np.float64]) -> Imag
     return cv2.remap(image, *places, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
 
 
-def _write(image: Image, words: str, place: tuple[int, int], size: float, level: int, thickness: int) -> None:
-    cv2.putText(image, words, place, cv2.FONT_HERSHEY_DUPLEX, size, (level,) * 3, thickness, cv2.LINE_AA)
+def _write(image: Image, texts: str, place: tuple[int, int], size: float, level: int, thickness: int) -> None:
+    cv2.putText(image, texts, place, cv2.FONT_HERSHEY_DUPLEX, size, (level,) * 3, thickness, cv2.LINE_AA)

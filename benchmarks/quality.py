@@ -42,9 +42,9 @@ def score_method(method: Method, pairs: list[Pair], metrics: dict[str, Metric]) 
     """Metric -> mean over the pairs; PSNR and SSIM, and those of PERCEPTUAL that are at hand."""
     results = [method.restore(pair.lq) for pair in pairs]
     upscaled = iter(results)
-    found = mean(score(lambda _: next(upscaled), pairs))
+    result = mean(score(lambda _: next(upscaled), pairs))
     values = [measure_perceptual(metrics, sr, pair.target, pair.name) for sr, pair in zip(results, pairs, strict=True)]
-    return {"PSNR-Y, dB": found.psnr, "SSIM-Y": found.ssim} | {key: fmean(v[key] for v in values) for key in metrics}
+    return {"PSNR-Y, dB": result.psnr, "SSIM-Y": result.ssim} | {key: fmean(v[key] for v in values) for key in metrics}
 
 
 def measure_seconds(methods: list[Method], sets: dict[str, list[Pair]], rounds: int) -> dict[tuple[str, str], float]:
@@ -92,8 +92,8 @@ def draw(points: dict[str, tuple[float, float]], title: str) -> Figure:
     axes.set_xscale("log")
     axes.margins(0.25, 0.2)
     for name, (seconds, psnr) in points.items():
-        ours = name.startswith(OURS)
-        axes.plot(seconds, psnr, "o" if ours else "s", color=ORANGE if ours else BLUE, markersize=9)
+        own = name.startswith(OURS)
+        axes.plot(seconds, psnr, "o" if own else "s", color=ORANGE if own else BLUE, markersize=9)
         axes.annotate(name, (seconds, psnr), (0, 9), textcoords="offset points", ha="center", va="bottom", fontsize=9.5)
     axes.set_xlabel("CPU seconds an image, one thread")
     axes.set_ylabel("PSNR-Y, dB")
@@ -155,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             })  # fmt: skip
         tables[f"{name} ({len(pairs)} images), measured here"] = rows
     tables["Published by others, not run here (PSNR-Y, dB; trained on larger data)"] = published()
-    facts = setting(
+    details = setting(
         argv,
         args.weights,
         data="means over the images of each set",
@@ -171,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"{names[key]}, {method.parameters / 1e6:.2f} M": (fmean(seconds[key, name] for name in sets), fmean(psnr[key]))
         for key, method in ((method.name, method) for method in methods)
     }
-    publish(args.out, tables, facts)
+    publish(args.out, tables, details)
     style = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "pdf.fonttype": 42}
     with matplotlib.rc_context(style):
         save(draw(points, f"mean of {', '.join(sets)}"), args.out)

@@ -250,8 +250,8 @@ def our_step(preset: str, case: str, batch: int, patch: int, device: torch.devic
     """The trainer's step on a prepared batch."""
     precision: Literal["bf16", "fp32"] = "bf16" if "bf16" in case else "fp32"
     with tempfile.TemporaryDirectory() as folder:
-        words: dict[str, Any] = {"preset": preset, "batch": batch, "patch": patch, "warmup": 0, **CASES[case]}
-        config = TrainConfig(data=("none",), out=f"{folder}/run", precision=precision, **words)
+        arguments: dict[str, Any] = {"preset": preset, "batch": batch, "patch": patch, "warmup": 0, **CASES[case]}
+        config = TrainConfig(data=("none",), out=f"{folder}/run", precision=precision, **arguments)
         torch.backends.cudnn.allow_tf32 = precision == "bf16"
         run = train.start(config, World(0, 1, device))
     side = 4 * patch + 2 * KERNEL_MARGIN
@@ -362,12 +362,12 @@ def measure_folder(args: Args) -> list[Row]:
         for name, pairs in find_sets(args.bench, args.sets).items():
             for pair in pairs:
                 write_png(folder / f"{name}_{pair.name}.png", pair.lq)
-        words = ["--test_dir", folder, "--save_dir", b, "--ensemble", args.ensemble, "--tile", 0, "--device", "cpu"]
+        arguments = ["--test_dir", folder, "--save_dir", b, "--ensemble", args.ensemble, "--tile", 0, "--device", "cpu"]
         for _ in range(args.rounds):
             turn = {
                 "bare forward passes": in_child(bare_seconds, folder, args.ensemble),
                 "main, weights and files included": in_child(main_seconds, folder, a, args.ensemble),
-                "test.py, the whole process": run_script("test.py", *words),
+                "test.py, the whole process": run_script("test.py", *arguments),
             }
             for what, value in turn.items():
                 taken.setdefault(what, []).append(value)
@@ -447,12 +447,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     rows = MEASURES[args.what](args)
     data = DATA.get(args.what) or named(find_sets(args.bench, args.sets))
-    facts = setting(
+    record = setting(
         argv, WEIGHTS if args.what in ("folder", "times") else None, args.threads,
         ["spandrel"] if args.what in ("forward", "step") else [], args.device, data=data,
         rounds="" if args.what == "count" else f"{args.rounds}, by turns",
     )  # fmt: skip
-    publish(args.out or RESULTS / f"speed_{args.what}_{torch.device(args.device).type}.md", {"": rows}, facts)
+    publish(args.out or RESULTS / f"speed_{args.what}_{torch.device(args.device).type}.md", {"": rows}, record)
 
 
 if __name__ == "__main__":

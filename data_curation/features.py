@@ -187,24 +187,24 @@ class Features:
             FeaturesError: a shard's bytes are not those that were written.
         """
         wanted = np.asarray(rows, np.int64)
-        found = np.empty((len(wanted), self.settings.dimension), np.float32)
+        result = np.empty((len(wanted), self.settings.dimension), np.float32)
         numbers = np.searchsorted(self._starts, wanted, side="right") - 1
         for number in np.unique(numbers):
             places = np.flatnonzero(numbers == number)
             shard = self._open(int(number))
             for part in np.array_split(places, -(-len(places) // _BLOCK)):
-                found[part] = shard[wanted[part] - self._starts[number]]
-        return found
+                result[part] = shard[wanted[part] - self._starts[number]]
+        return result
 
     def unreadable(self) -> list[tuple[str, str]]:
         """Name and reason of every image that could not be read, in the order of the inputs."""
-        found: list[tuple[str, str]] = []
+        result: list[tuple[str, str]] = []
         for number in range(self.settings.shards):
             path = shard_path(self.folder, number, "unreadable.csv")
             if path.exists():
                 with path.open(newline="") as file:
-                    found += [(row["name"], row["reason"]) for row in csv.DictReader(file)]
-        return found
+                    result += [(row["name"], row["reason"]) for row in csv.DictReader(file)]
+        return result
 
     def _open(self, number: int) -> NDArray[np.float16]:
         if not self._counts[number]:
@@ -224,19 +224,19 @@ class Features:
         path = shard_path(self.folder, number, "parquet")
         if not path.exists():
             raise FeaturesError(f"{path} is missing: run data_curation.embed again to finish {self.folder}")
-        found = _metadata(path)
+        result = _metadata(path)
         settings = self.settings
-        made = (found.metadata or {}).get(_MADE, b"an earlier version").decode()
+        made = (result.metadata or {}).get(_MADE, b"an earlier version").decode()
         if made != settings.made:
             raise FeaturesError(f"{path} was made with {made}, not with {settings.made}: embed to a new folder")
         images = min(settings.shard_size, settings.images - number * settings.shard_size)
-        if found.num_rows + int(found.metadata[_UNREADABLE]) != images:
+        if result.num_rows + int(result.metadata[_UNREADABLE]) != images:
             raise FeaturesError(
                 f"{path} is not of {images} images: it is another folder's; {_again(self.folder, number)}"
             )
-        if found.num_rows:
-            self._map(number, found.num_rows)
-        return int(found.num_rows)
+        if result.num_rows:
+            self._map(number, result.num_rows)
+        return int(result.num_rows)
 
     def _map(self, number: int, rows: int) -> NDArray[np.float16]:
         path = shard_path(self.folder, number, "npy")
@@ -257,9 +257,9 @@ def read_settings(folder: Path) -> Settings:
     """
     path = folder / SETTINGS
     try:
-        found = json.loads(path.read_text())
-        found["inputs"] = tuple(found["inputs"])
-        return Settings(**{field.name: found[field.name] for field in fields(Settings)})
+        result = json.loads(path.read_text())
+        result["inputs"] = tuple(result["inputs"])
+        return Settings(**{field.name: result[field.name] for field in fields(Settings)})
     except OSError as error:
         raise FeaturesError(f"{path} cannot be read ({error.strerror}): make it by data_curation.embed") from error
     except (ValueError, KeyError, TypeError) as error:

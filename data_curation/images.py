@@ -20,10 +20,10 @@ def find_image(name: str) -> ImageFile:
     path, separator, member = name.partition(IN_SHARD)
     if not separator:
         return ImageFile(Path(name))
-    found = _members(Path(path)).get(member)
-    if found is None:
+    result = _members(Path(path)).get(member)
+    if result is None:
         raise DataError(f"{path} no longer holds {member}: embed the pool again")
-    return found
+    return result
 
 
 def read_checked(name: str, digest: str) -> NDArray[np.uint8]:

@@ -72,12 +72,12 @@ class JoinedFeatures(Features):
     def vectors(self, rows: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """See `Features.vectors`."""
         wanted = np.asarray(rows, np.int64)
-        found = np.empty((len(wanted), self.settings.dimension), np.float32)
+        result = np.empty((len(wanted), self.settings.dimension), np.float32)
         numbers = np.searchsorted(self._starts, wanted, side="right") - 1
         for number in np.unique(numbers):
             places = np.flatnonzero(numbers == number)
-            found[places] = self.parts[number].vectors(wanted[places] - self._starts[number])
-        return found
+            result[places] = self.parts[number].vectors(wanted[places] - self._starts[number])
+        return result
 
     def unreadable(self) -> list[tuple[str, str]]:
         """See `Features.unreadable`."""

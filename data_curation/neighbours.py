@@ -58,10 +58,10 @@ def nearest(
     Returns:
         For each query its rows and their cosines, the nearest first.
     """
-    found = Nearest(len(queries), count, least, eligible, place)
+    result = Nearest(len(queries), count, least, eligible, place)
     for start, block in products(shards, queries):
-        found.add(start, block)
-    return list(zip(found.rows, found.scores, strict=True))
+        result.add(start, block)
+    return list(zip(result.rows, result.scores, strict=True))
 
 
 class Nearest:
@@ -98,6 +98,6 @@ class Nearest:
 def by_name(names: pa.ChunkedArray) -> NDArray[np.int64]:
     """Every name's place among all, sorted by their bytes."""
     order = np.asarray(pc.sort_indices(names), np.int64)
-    found = np.empty_like(order)
-    found[order] = np.arange(len(order))
-    return found
+    result = np.empty_like(order)
+    result[order] = np.arange(len(order))
+    return result

@@ -49,22 +49,22 @@ def gates(table: pa.Table, removed: set[str], args: argparse.Namespace) -> dict[
         table: name, height, width, bytes, sha1, blockiness and sharpness of every row.
         removed: names of duplicates.
     """
-    found: dict[str, NDArray[np.bool_]] = {}
+    result: dict[str, NDArray[np.bool_]] = {}
     if removed:
-        found["duplicate"] = np.asarray(pc.is_in(table["name"], pa.array(sorted(removed), pa.string())))
+        result["duplicate"] = np.asarray(pc.is_in(table["name"], pa.array(sorted(removed), pa.string())))
     if args.trained_on:
-        found["trained on anyway"] = among(table, args.trained_on)
+        result["trained on anyway"] = among(table, args.trained_on)
     if args.min_side:
         sides = np.minimum(np.asarray(table["height"]), np.asarray(table["width"]))
-        found[f"side below {args.min_side}"] = sides < args.min_side
+        result[f"side below {args.min_side}"] = sides < args.min_side
     if args.max_blockiness is not None:
-        found[f"blockiness above {args.max_blockiness:g}"] = np.asarray(table["blockiness"]) > args.max_blockiness
+        result[f"blockiness above {args.max_blockiness:g}"] = np.asarray(table["blockiness"]) > args.max_blockiness
     if args.min_sharpness is not None:
-        found[f"sharpness below {args.min_sharpness:g}"] = np.asarray(table["sharpness"]) < args.min_sharpness
-    return found
+        result[f"sharpness below {args.min_sharpness:g}"] = np.asarray(table["sharpness"]) < args.min_sharpness
+    return result
 
 
-def among(table: pa.Table, words: Sequence[str]) -> NDArray[np.bool_]:
+def among(table: pa.Table, options: Sequence[str]) -> NDArray[np.bool_]:
     """Which rows are images of these folders or lists: the same file, or one of the same bytes.
 
     Args:
@@ -74,7 +74,7 @@ def among(table: pa.Table, words: Sequence[str]) -> NDArray[np.bool_]:
     Raises:
         DataError, ImageError: a word without images, or an image that cannot be read.
     """
-    images = [image for word in words for image in expand(word)]
+    images = [image for word in options for image in expand(word)]
     files = {_resolved(image.name) for image in images}
     same = np.array([_resolved(name) in files for name in table["name"].to_pylist()])
     sizes = set(table["bytes"].to_pylist())  # only files of an equal size are read
@@ -189,10 +189,10 @@ def check_choice(
         warnings.append(f"{choice.lacking} queries have fewer images than --per_query, for want of cells with room")
     if near := int((scores[chosen] >= _NEARLY_EQUAL).sum()):
         warnings.append(f"{near} of the chosen images have a score of {_NEARLY_EQUAL} or more: are they test images?")
-    ours, theirs = (_typical_side(features) for features in (pool, queries))
-    if ours >= 2 * theirs:
+    ours, partners = (_typical_side(features) for features in (pool, queries))
+    if ours >= 2 * partners:
         warnings.append(
-            f"the encoder saw images of {ours:.0f} pixels a side from the pool and of {theirs:.0f} as queries: for "
+            f"the encoder saw images of {ours:.0f} pixels a side from the pool and of {partners:.0f} as queries: for "
             "low-resolution queries, embed the pool with --downscale 4, or resolution decides as much as content"
         )
     return warnings
@@ -357,12 +357,12 @@ def _typical_side(features: Features) -> float:
 
 def _reasons(closed: dict[str, NDArray[np.bool_]], choice: Choice) -> NDArray[np.object_]:
     """Why each row is not chosen; empty if it is."""
-    found = np.full(len(choice.chosen), choice.why, object)
-    found[choice.full] = "its cell of like images is full"
-    found[choice.chosen] = ""
+    result = np.full(len(choice.chosen), choice.why, object)
+    result[choice.full] = "its cell of like images is full"
+    result[choice.chosen] = ""
     for reason, held in reversed(closed.items()):
-        found[held] = reason
-    return found
+        result[held] = reason
+    return result
 
 
 def _relative(name: str, folder: Path) -> str:
@@ -392,8 +392,8 @@ def _plain(value: Any) -> Any:
 def _words(args: argparse.Namespace) -> list[str]:
     """The arguments that were given, as words."""
     given = {key: value for key, value in vars(args).items() if value is not None and value is not False}
-    words = {key: " ".join(map(str, value)) if isinstance(value, list) else value for key, value in given.items()}
-    return [f"--{key}" if value is True else f"--{key} {value}" for key, value in words.items()]
+    options = {key: " ".join(map(str, value)) if isinstance(value, list) else value for key, value in given.items()}
+    return [f"--{key}" if value is True else f"--{key} {value}" for key, value in options.items()]
 
 
 if __name__ == "__main__":

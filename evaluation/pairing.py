@@ -87,17 +87,17 @@ def partners(restored: list[Path], folder: Path | None, kind: str) -> dict[Path,
     by_stem: dict[str, list[Path]] = defaultdict(list)
     for path in list_images(folder):
         by_stem[path.stem].append(path)
-    found = {path: [p for stem in _stems(path.stem) for p in by_stem.get(stem, [])] for path in restored}
-    if missing := [path.name for path, candidates in found.items() if not candidates]:
+    result = {path: [p for stem in _stems(path.stem) for p in by_stem.get(stem, [])] for path in restored}
+    if missing := [path.name for path, candidates in result.items() if not candidates]:
         raise EvaluationError(
             f"{folder} lacks the {kind} of {len(missing)} of {len(restored)}: {listed(missing)}; "
             f"partners have the same name, with or without {SUFFIX} or _{SUFFIX} at its end"
         )
-    for path, candidates in found.items():
+    for path, candidates in result.items():
         if len(candidates) > 1:
             names = " and ".join(candidate.name for candidate in candidates)
             raise EvaluationError(f"{folder} holds {names}, and either could be the {kind} of {path.name}: remove one")
-    chosen = {path: candidates[0] for path, candidates in found.items()}
+    chosen = {path: candidates[0] for path, candidates in result.items()}
     _refuse_sharing(chosen, kind)
     return chosen
 

@@ -25,9 +25,9 @@ LARGEST = 100 * 2**20
 FOUR = ["model_dir", "input_path", "output_path", "device"]
 
 
-def faults(root: Path, facts: Facts, draft: bool) -> Iterator[str]:
+def faults(root: Path, record: Facts, draft: bool) -> Iterator[str]:
     """What is wrong, each with its remedy."""
-    code, zoo = root / "models" / facts.folder, root / "model_zoo" / facts.folder
+    code, zoo = root / "models" / record.folder, root / "model_zoo" / record.folder
     for path in (code, zoo):
         if not path.is_dir():
             yield f"{path} does not exist: name it teamXX_Name, the id in two digits"
@@ -35,20 +35,20 @@ def faults(root: Path, facts: Facts, draft: bool) -> Iterator[str]:
         if not path.stem.isidentifier():
             yield f"{path} cannot be imported: name it without hyphens"
     if (code / "__init__.py").is_file():
-        yield from _main_faults(facts)
+        yield from _main_faults(record)
     if zoo.is_dir():
-        yield from _weights_faults(zoo, facts)
+        yield from _weights_faults(zoo, record)
     readme = root / "README.md"
-    if not readme.is_file() or f"elif model_id == {facts.team_id}:" not in readme.read_text(encoding="utf-8"):
-        yield f"{readme} does not show the branch for the organisers' test.py: add 'elif model_id == {facts.team_id}:'"
+    if not readme.is_file() or f"elif model_id == {record.team_id}:" not in readme.read_text(encoding="utf-8"):
+        yield f"{readme} does not show the branch for the organisers' test.py: add 'elif model_id == {record.team_id}:'"
     if not draft:
-        yield from (f"submission.yaml lacks {name}: fill it in, or make a draft" for name in facts.missing())
+        yield from (f"submission.yaml lacks {name}: fill it in, or make a draft" for name in record.missing())
 
 
-def _main_faults(facts: Facts) -> Iterator[str]:
-    main = getattr(importlib.import_module(f"models.{facts.folder}"), "main", None)
+def _main_faults(record: Facts) -> Iterator[str]:
+    main = getattr(importlib.import_module(f"models.{record.folder}"), "main", None)
     if main is None:
-        yield f"models/{facts.folder} has no main: define it or import it in __init__.py"
+        yield f"models/{record.folder} has no main: define it or import it in __init__.py"
         return
     parameters = list(inspect.signature(main).parameters.values())
     if [one.name for one in parameters[:4]] != FOUR:
@@ -57,9 +57,9 @@ def _main_faults(facts: Facts) -> Iterator[str]:
         yield "main needs more than four arguments: give the others a default"
 
 
-def _weights_faults(zoo: Path, facts: Facts) -> Iterator[str]:
+def _weights_faults(zoo: Path, record: Facts) -> Iterator[str]:
     files = sorted(path for path in zoo.iterdir() if path.suffix in (".safetensors", ".pth", ".pt"))
-    link = zoo / f"{facts.folder}.txt"
+    link = zoo / f"{record.folder}.txt"
     if not files and not link.is_file():
         yield f"{zoo} holds no weights: add them, or {link.name} with a link"
     for path in files:
@@ -73,21 +73,21 @@ def _weights_faults(zoo: Path, facts: Facts) -> Iterator[str]:
             yield f"{told.name} is missing or of other weights: release them with scripts/release_weights.py"
 
 
-def email(facts: Facts) -> str:
+def email(record: Facts) -> str:
     """The e-mail to the organisers: its subject, the fields a) to f) and the command; what is empty is marked."""
     empty = "(to be filled in)"
-    people = [f"{one.name} <{one.email}>, {one.affiliation}" for one in facts.members] or [empty]
+    people = [f"{one.name} <{one.email}>, {one.affiliation}" for one in record.members] or [empty]
     lines = [
-        f"Subject: {facts.challenge} - {facts.team_name} (team {facts.team_id:02})",
+        f"Subject: {record.challenge} - {record.team_name} (team {record.team_id:02})",
         "",
-        f"a) challenge: {facts.challenge}",
-        f"b) team: {facts.team_name}, team id {facts.team_id:02}, method {facts.method}",
+        f"a) challenge: {record.challenge}",
+        f"b) team: {record.team_name}, team id {record.team_id:02}, method {record.method}",
         f"c) team leader: {people[0]}",
         f"d) other members: {'; '.join(people[1:]) or 'none'}",
-        f"e) user names on the competition's server: {', '.join(facts.user_names) or empty}",
-        f"f) code: {facts.code or empty} (commit {git_commit()}); restored images: {facts.results or empty}",
+        f"e) user names on the competition's server: {', '.join(record.user_names) or empty}",
+        f"f) code: {record.code or empty} (commit {git_commit()}); restored images: {record.results or empty}",
         "",
-        f"To run it: python test.py --test_dir [LR images] --save_dir [results] --model_id {facts.team_id}",
+        f"To run it: python test.py --test_dir [LR images] --save_dir [results] --model_id {record.team_id}",
     ]
     return "\n".join(lines)
 
@@ -98,13 +98,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--draft", action="store_true", help="fields of submission.yaml may be empty")
     parser.add_argument("--email", action="store_true", help="print the e-mail and check nothing")
     args = parser.parse_args(argv)
-    facts = read_facts()
+    record = read_facts()
     if args.email:
-        print(email(facts))
+        print(email(record))
         return 0
-    found = list(faults(ROOT, facts, args.draft))
-    print("\n".join(found) or f"{facts.folder}: names, main, weights and fields are in order")
-    return 1 if found else 0
+    result = list(faults(ROOT, record, args.draft))
+    print("\n".join(result) or f"{record.folder}: names, main, weights and fields are in order")
+    return 1 if result else 0
 
 
 if __name__ == "__main__":

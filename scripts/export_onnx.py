@@ -96,10 +96,10 @@ def largest_difference(content: bytes, model: HATFreq, sizes: Sequence[tuple[int
         lq = draw.random((batch, 3, height, width), np.float32)
         with torch.inference_mode():
             expected = model(torch.from_numpy(lq)).numpy()
-        found = result_of(session, lq)
-        if found.shape != expected.shape:
-            raise ExportError(f"the graph makes {found.shape} of {lq.shape}, the network {expected.shape}")
-        difference = float(np.abs(found - expected).max())
+        result = result_of(session, lq)
+        if result.shape != expected.shape:
+            raise ExportError(f"the graph makes {result.shape} of {lq.shape}, the network {expected.shape}")
+        difference = float(np.abs(result - expected).max())
         worst = max(worst, difference if np.isfinite(difference) else np.inf)
     return worst
 
@@ -140,9 +140,9 @@ def export(weights: Path, out: Path) -> str:
         ExportError: the graph could not be made or is not the network.
         OSError: the file cannot be written.
     """
-    found = load(weights)
-    model = build(found)[0].eval()
-    metadata = {"weights": weights.name, "weights_sha256": found.sha256, "scale": str(model.config.scale)}
+    result = load(weights)
+    model = build(result)[0].eval()
+    metadata = {"weights": weights.name, "weights_sha256": result.sha256, "scale": str(model.config.scale)}
     content = onnx_model(model, metadata)
     difference = largest_difference(content, model)
     if difference > TOLERANCE:

@@ -50,8 +50,8 @@ def command(photos: Path, tmp_path: Path) -> Callable[..., list[str]]:
     """Builds a command line: `command("name", "--steps", "6")` trains in the folder `name`."""
 
     def build(name: str, *more: str) -> list[str]:
-        words = ["--data", str(photos / "train"), "--out", str(tmp_path / name), "--valid_hr", str(photos / "valid")]
-        words += [
+        argv = ["--data", str(photos / "train"), "--out", str(tmp_path / name), "--valid_hr", str(photos / "valid")]
+        argv += [
             "--batch",
             "2",
             "--patch",
@@ -67,8 +67,8 @@ def command(photos: Path, tmp_path: Path) -> Callable[..., list[str]]:
             "--device",
             "cpu",
         ]
-        words += ["--valid_every", "4", "--no-tensorboard"]
-        return [*words, "--model_overrides", *TINY, *more]
+        argv += ["--valid_every", "4", "--no-tensorboard"]
+        return [*argv, "--model_overrides", *TINY, *more]
 
     return build
 

@@ -65,12 +65,12 @@ def write_features(folder: Path, paths: list[Path], vectors: np.ndarray | None =
 
 def alive(session: int) -> list[int]:
     """The processes of a session that have not ended, as Linux' /proc tells."""
-    found = []
+    result = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             state, _, _, number = stat.read_text().rpartition(")")[2].split()[:4]
         except OSError:  # it has just ended
             continue
         if int(number) == session and state != "Z":
-            found.append(int(stat.parent.name))
-    return found
+            result.append(int(stat.parent.name))
+    return result

@@ -61,10 +61,10 @@ def page_address(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     assert sorted(path.name for path in folder.iterdir()) == ["log"]  # nothing is kept
 
 
-def app(root: Path, folder: Path, *words: str) -> subprocess.Popen[str]:
+def app(root: Path, folder: Path, *argv: str) -> subprocess.Popen[str]:
     """The page's process with a temporary folder of its own; a closed terminal ends it, even if pytest's does not."""
     return subprocess.Popen(
-        [sys.executable, "app.py", *words],
+        [sys.executable, "app.py", *argv],
         cwd=root,
         env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(folder)},
         stderr=subprocess.PIPE,
@@ -75,7 +75,7 @@ def app(root: Path, folder: Path, *words: str) -> subprocess.Popen[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("words", "status", "text"),
+    ("argv", "status", "text"),
     [
         (["--weights", "nothere"], 1, "app.py: error: nothere does not exist"),
         (["--device", "cuda:99"], 1, "app.py: error: device cuda:99: PyTorch finds"),
@@ -85,10 +85,10 @@ def app(root: Path, folder: Path, *words: str) -> subprocess.Popen[str]:
     ],
     ids=str,
 )
-def test_errors_are_one_line(root: Path, tmp_path: Path, words: list[str], status: int, text: str) -> None:
+def test_errors_are_one_line(root: Path, tmp_path: Path, argv: list[str], status: int, text: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        with app(root, tmp_path, *(port if word == "{taken}" else word for word in words)) as process:
+        with app(root, tmp_path, *(port if word == "{taken}" else word for word in argv)) as process:
             said = process.communicate(timeout=START_SECONDS)[1]
     assert process.returncode == status and text in said and "Traceback" not in said
     assert not list(tmp_path.iterdir())
@@ -149,8 +149,8 @@ def lq(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")  # as the page: other numbers of threads round some pixels otherwise
 def test_the_download_is_the_file_of_test_py(browser: Any, page_address: str, lq: Path, tmp_path: Path) -> None:
-    words = ["--test_dir", str(lq), "--save_dir", str(tmp_path), "--ensemble", "1", "--device", "cpu"]
-    assert organisers_script.main(words) == 0
+    argv = ["--test_dir", str(lq), "--save_dir", str(tmp_path), "--ensemble", "1", "--device", "cpu"]
+    assert organisers_script.main(argv) == 0
     page, asked = open_page(browser, page_address), []
     page.on("request", lambda request: asked.append(request.url))
     upload(page, lq / "coffee.png")

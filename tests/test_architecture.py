@@ -27,23 +27,23 @@ ROOMS = {"utils", "models", "integrations", "image_data", "evaluation", "trainin
 
 def imported(path: Path) -> set[str]:
     """The rooms that a file imports; relative imports stay in their own."""
-    found = set()
+    result = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
+            result |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            found.add(str(node.module).split(".")[0])
-    return found & ROOMS
+            result.add(str(node.module).split(".")[0])
+    return result & ROOMS
 
 
 def test_imports_run_one_way(root: Path) -> None:
     for room, allowed in IMPORTS.items():
-        place, found = root / room, set()
+        place, result = root / room, set()
         for path in [place] if place.is_file() else sorted(place.rglob("*.py")):
             beyond = (rooms := imported(path)) - allowed - ({room} if "/" not in room else set())
             assert not beyond, f"{path.relative_to(root)} imports {', '.join(sorted(beyond))}"
-            found |= rooms
-        assert allowed <= found, f"{room} does not import {', '.join(sorted(allowed - found))}"
+            result |= rooms
+        assert allowed <= result, f"{room} does not import {', '.join(sorted(allowed - result))}"
 
 
 def test_nobody_changes_the_search_path(root: Path) -> None:

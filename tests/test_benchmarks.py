@@ -36,8 +36,8 @@ def test_sets_come_smallest_first_and_a_wrong_name_is_refused(tmp_path: Path) ->
 def test_a_child_is_another_process_and_ways_take_turns() -> None:
     assert in_child(os.getpid) != os.getpid()
     calls: list[str] = []
-    found = by_turns({name: lambda name=name: calls.append(name) for name in "ab"}, 2)
-    assert calls == ["a", "b"] * 3 and list(found) == ["a", "b"]  # one turn that does not count
+    result = by_turns({name: lambda name=name: calls.append(name) for name in "ab"}, 2)
+    assert calls == ["a", "b"] * 3 and list(result) == ["a", "b"]  # one turn that does not count
 
 
 def test_a_script_that_fails_ends_the_benchmark(tmp_path: Path) -> None:
@@ -92,6 +92,6 @@ def test_a_result_is_its_tables_and_its_setting(tmp_path: Path) -> None:
 
 def test_a_setting_holds_the_hash_of_the_weights_and_leaves_out_what_is_empty(tmp_path: Path) -> None:
     (tmp_path / "w.bin").write_bytes(b"weights")
-    found = common.setting(["--x"], tmp_path / "w.bin", packages=["numpy"], data="d", rounds="")
-    assert found["weights"] == f"w.bin, sha256 `{file_sha256(tmp_path / 'w.bin')[:12]}`"
-    assert found["data"] == "d" and "rounds" not in found and f"numpy {np.__version__}" in found["versions"]
+    result = common.setting(["--x"], tmp_path / "w.bin", packages=["numpy"], data="d", rounds="")
+    assert result["weights"] == f"w.bin, sha256 `{file_sha256(tmp_path / 'w.bin')[:12]}`"
+    assert result["data"] == "d" and "rounds" not in result and f"numpy {np.__version__}" in result["versions"]

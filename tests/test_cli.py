@@ -29,8 +29,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def hatfreq(*words: str) -> int:
-    return main([*words, "--device", "cpu", "--weights", "w.safetensors"])
+def hatfreq(*argv: str) -> int:
+    return main([*argv, "--device", "cpu", "--weights", "w.safetensors"])
 
 
 def test_a_picture_goes_beside_or_where_it_is_told(here: Path, capsys: pytest.CaptureFixture) -> None:
@@ -94,8 +94,8 @@ def test_a_folder_twice_makes_nothing_of_the_results(here: Path, capsys: pytest.
 def test_an_input_is_never_replaced(here: Path, capsys: pytest.CaptureFixture) -> None:
     write_png("a_x4.png", RGB)
     Path("link").symlink_to(here)
-    for words in (["a.png", "a_x4.png"], ["a.png", "-o", "link/a.png"], [".", "-o", "link"], [".", "-o", "."]):
-        assert hatfreq(*words, "--overwrite") == 1
+    for argv in (["a.png", "a_x4.png"], ["a.png", "-o", "link/a.png"], [".", "-o", "link"], [".", "-o", "."]):
+        assert hatfreq(*argv, "--overwrite") == 1
         assert ".png is an input, and a result would replace it" in capsys.readouterr().err
     assert (read_rgb("a.png") == RGB).all() and (read_rgb("a_x4.png") == RGB).all()
 
@@ -110,7 +110,7 @@ def test_a_name_too_long_for_its_result_stops_no_others(here: Path, capsys: pyte
 
 
 @pytest.mark.parametrize(
-    ("words", "text"),
+    ("argv", "text"),
     [
         (["nowhere.png"], "nowhere.png does not exist"),
         (["a.png", "a.png", "-o", "one.png"], "one.png is one file and there are 2 pictures"),
@@ -129,24 +129,24 @@ def test_a_name_too_long_for_its_result_stops_no_others(here: Path, capsys: pyte
     ids=str,
 )
 def test_errors_name_the_remedy_before_the_network_runs(
-    here: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, words: list[str], text: str
+    here: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, argv: list[str], text: str
 ) -> None:
     monkeypatch.delattr(HATFreq, "forward")
     Path("empty").mkdir()
     write_png("clear.png", np.dstack([RGB, RGB[..., :1]]))
     write_png("wide.png", np.zeros((1, 4096, 3), np.uint8))
     write_png("tall.png", np.zeros((16376, 1, 3), np.uint8))
-    assert hatfreq(*(word.format(here=here.name) for word in words)) == 1
+    assert hatfreq(*(word.format(here=here.name) for word in argv)) == 1
     assert text in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_a_terminal_that_knows_no_unicode_loses_no_list(here: Path, root: Path) -> None:
     write_png("日本.png", RGB)
-    words = ["日本.png", "gone.png", "-o", "out_日本", "--weights", "w.safetensors", "--device", "cpu"]
+    argv = ["日本.png", "gone.png", "-o", "out_日本", "--weights", "w.safetensors", "--device", "cpu"]
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-m", "models.team08_HATFreq.cli", *words], env=environment, capture_output=True, text=True
+        [sys.executable, "-m", "models.team08_HATFreq.cli", *argv], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 1 and "gone.png does not exist" in done.stderr and "Traceback" not in done.stderr
     assert Path("out_日本", "日本.png").exists()

@@ -101,9 +101,9 @@ def test_the_hashes_of_a_mirrored_or_negative_image_follow_from_the_images(varia
     image = photograph("coffee")
     changed = image[:, ::-1] if variant.mirrored else image
     changed = 255 - changed if variant.negative else changed
-    ours, theirs = (keypoints(one)["code"] for one in (image, changed))
-    assert np.median(bits(ours ^ variant.mask, theirs).min(1)) <= 4
-    assert np.median(bits(ours, theirs).min(1)) > 15
+    ours, reference = (keypoints(one)["code"] for one in (image, changed))
+    assert np.median(bits(ours ^ variant.mask, reference).min(1)) <= 4
+    assert np.median(bits(ours, reference).min(1)) > 15
     assert (variant.permutation[variant.permutation] == np.arange(128)).all()
 
 
@@ -154,9 +154,9 @@ def test_copies_are_verified_against_the_low_resolution_image(name, kind):
 @pytest.mark.parametrize("orientation", range(8))
 def test_every_orientation_is_found_without_keypoints(orientation):
     image = photograph("chelsea")
-    ours, theirs = (view(np.ascontiguousarray(one)) for one in (orient(image, orientation), image))
+    ours, reference = (view(np.ascontiguousarray(one)) for one in (orient(image, orientation), image))
     bare = View(255 - ours.rgb, replace(ours.keypoints, places=np.empty((0, 4)), descriptors=np.empty((0, 128))))
-    verdict = verify(bare, theirs)
+    verdict = verify(bare, reference)
     assert verdict.duplicate and verdict.inliers == 0 and verdict.transformation.startswith("negative")
 
 
@@ -172,16 +172,16 @@ def test_the_map_of_a_crop_is_its_place():
 
 def test_a_map_is_fitted_to_a_few_true_matches_among_many_false_ones():
     rng = np.random.default_rng(0)
-    ours, theirs = (np.column_stack([rng.uniform(0, 400, (300, 2)), 2 ** rng.uniform(0, 4, 300),
+    ours, reference = (np.column_stack([rng.uniform(0, 400, (300, 2)), 2 ** rng.uniform(0, 4, 300),
                                      rng.uniform(0, 360, 300)]) for _ in range(2))  # fmt: skip
     true = slice(40, 48)
-    theirs[true] = ours[true]
-    theirs[true, :2] = 0.5 * np.column_stack([400 - ours[true, 0], ours[true, 1]]) + (30, 70)
-    theirs[true, 2], theirs[true, 3] = ours[true, 2] / 2, 180 - ours[true, 3]
-    found, inliers = fit(ours, theirs, MIRRORED, 400)
+    reference[true] = ours[true]
+    reference[true, :2] = 0.5 * np.column_stack([400 - ours[true, 0], ours[true, 1]]) + (30, 70)
+    reference[true, 2], reference[true, 3] = ours[true, 2] / 2, 180 - ours[true, 3]
+    result, inliers = fit(ours, reference, MIRRORED, 400)
     assert inliers == 8
-    np.testing.assert_allclose(found, [[-0.5, 0, 230], [0, 0.5, 70]], atol=1e-6)
-    assert fit(ours, theirs, PLAIN, 400) is None
+    np.testing.assert_allclose(result, [[-0.5, 0, 230], [0, 0.5, 70]], atol=1e-6)
+    assert fit(ours, reference, PLAIN, 400) is None
 
 
 def test_parts_of_a_photograph_that_do_not_overlap_are_no_duplicates():
@@ -196,8 +196,8 @@ def test_parts_of_a_photograph_that_do_not_overlap_are_no_duplicates():
 
 def test_a_part_of_an_evaluation_image_is_a_leak_but_no_duplicate_within_the_pool():
     image = photograph("astronaut")
-    ours, theirs = view(image[:, :300]), view(image[:, 200:])
-    within, leak = verify(ours, theirs), verify(ours, theirs, MIN_LEAK)
+    ours, reference = view(image[:, :300]), view(image[:, 200:])
+    within, leak = verify(ours, reference), verify(ours, reference, MIN_LEAK)
     assert within.common == pytest.approx(100 / 280, abs=0.03) and within.share > 0.9
     assert not within.duplicate and leak.duplicate
 
@@ -217,11 +217,11 @@ def test_shared_keypoints_count_where_they_moved_alike_and_each_pair_is_found_on
     rng = np.random.default_rng(0)
 
     def image(codes: np.ndarray, place: np.ndarray | None = None) -> np.ndarray:
-        found = np.zeros(len(codes), HASHED)
-        found["code"] = codes
-        found["place"] = np.column_stack([rng.random((len(codes), 2)), np.full(len(codes), -5), np.zeros(len(codes))]) \
-            if place is None else place  # fmt: skip
-        return found
+        result = np.zeros(len(codes), HASHED)
+        result["code"] = codes
+        scattered = np.column_stack([rng.random((len(codes), 2)), np.full(len(codes), -5), np.zeros(len(codes))])
+        result["place"] = scattered if place is None else place
+        return result
 
     images = [image(rng.integers(0, 256, (100, 16), dtype=np.uint8)) for _ in range(3)]
     turned = images[0]["place"][:12].copy()
@@ -252,11 +252,11 @@ def test_a_large_index_of_keypoints_finds_what_a_comparison_of_all_finds(monkeyp
     copy = images[7][:256].copy()
     copy["code"] ^= noise
     assert len(np.concatenate(images)) > 20_000
-    found = EvaluationIndex(images).sharing([copy])
+    result = EvaluationIndex(images).sharing([copy])
     monkeypatch.setattr("data_curation.dedup.keypoint_index._EXHAUSTIVE", 10**6)
     exact = EvaluationIndex(images).sharing([copy])
-    assert found.keys() == exact.keys() == {(0, 7)}
-    assert found[0, 7] >= 0.95 * exact[0, 7] > 200
+    assert result.keys() == exact.keys() == {(0, 7)}
+    assert result[0, 7] >= 0.95 * exact[0, 7] > 200
 
 
 @pytest.mark.parametrize(("place", "most"), [(0, 11), (1, 11), (2, 9)], ids=["four tables", "three", "two"])
@@ -326,8 +326,8 @@ def test_another_index_finds_nearly_all_that_the_exact_one_finds(tmp_path):
     cosines = whole @ whole.T - 2 * np.eye(4000)
     expected = {(int(p), row) for row in range(4000) for p in np.argsort(-cosines[row])[:5] if cosines[row, p] >= 0.95}
     assert len(expected) >= 1000 and len(exact ^ expected) <= 2  # float32 beside float64 at the limit
-    found = set(candidates.near_embeddings(pool, None, Limits(cosine=0.95, index="IVF32,Flat")))
-    assert len(found & exact) >= 0.9 * len(exact) and not found - exact
+    result = set(candidates.near_embeddings(pool, None, Limits(cosine=0.95, index="IVF32,Flat")))
+    assert len(result & exact) >= 0.9 * len(exact) and not result - exact
 
 
 def test_thumbnails_resemble_in_any_orientation():
@@ -341,11 +341,11 @@ def test_thumbnails_resemble_in_any_orientation():
 def test_the_command_removes_what_it_must_and_says_why(mixed, undisturbed, capsys):
     with (undisturbed / "duplicates.csv").open() as file:
         rows = list(csv.DictReader(file))
-    found = {(Path(r["pool"]).stem, Path(r["partner"]).stem): r for r in rows if r["decision"] != NO}
-    assert sorted(found) == [("a_copy", "astronaut"), ("b_crop", "coffee"), ("d_cat_half", "e_cat"),
+    result = {(Path(r["pool"]).stem, Path(r["partner"]).stem): r for r in rows if r["decision"] != NO}
+    assert sorted(result) == [("a_copy", "astronaut"), ("b_crop", "coffee"), ("d_cat_half", "e_cat"),
                              ("f_rocket", "c_rocket")]  # fmt: skip
-    assert {row["decision"] for row in found.values()} == {REMOVED}
-    copy, crop, half, twin = (found[key] for key in sorted(found))
+    assert {row["decision"] for row in result.values()} == {REMOVED}
+    copy, crop, half, twin = (result[key] for key in sorted(result))
     assert copy["evidence"] == "sha1+phash+keypoints" and copy["sha1_equal"] == "1" and copy["phash_distance"] == "0"
     assert float(copy["agreeing_share"]) == 1 and copy["transformation"] == "x1.00, shift +0 +0"
     assert crop["evidence"] == "keypoints" and crop["side"] == "evaluation" and float(crop["agreeing_share"]) > 0.9

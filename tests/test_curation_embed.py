@@ -201,10 +201,10 @@ def test_bad_files_are_named_and_neither_stop_nor_hang_the_run(clip, tmp_path):
     assert names == ["good.png", "grey.jpg", "sixteen.png", "wrongly-named.png"]
     vectors = features.vectors(range(4))
     assert (vectors[0] @ vectors[2:].T > 0.99).all()
-    found = {Path(name).name: reason for name, reason in features.unreadable()}
-    assert set(found) == set(expected)
+    result = {Path(name).name: reason for name, reason in features.unreadable()}
+    assert set(result) == set(expected)
     for name, word in expected.items():
-        assert word in found[name], (name, found[name])
+        assert word in result[name], (name, result[name])
 
 
 def test_an_image_that_kills_its_decoder_is_named_and_the_next_are_read(pictures):
@@ -212,7 +212,7 @@ def test_an_image_that_kills_its_decoder_is_named_and_the_next_are_read(pictures
     images = list(expand(str(pictures)))
     images[3] = ImageFile(_Deadly(images[3].path))
     outcomes = list(read(images, preprocess, 1, 2, 60, 8))
-    assert [number for number, found in enumerate(outcomes) if isinstance(found, str)] == [3]
+    assert [number for number, result in enumerate(outcomes) if isinstance(result, str)] == [3]
     assert outcomes[3] == "ended the decoder that read it (signal SIGKILL)"
     assert outcomes[4].record.name == str(images[4].path)
 
@@ -327,12 +327,12 @@ def test_what_ray_runs_elsewhere_has_absolute_paths(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "w.pt").touch()
     args = embed_run.arguments(["i", "--out", "o", "--model", "local-dir:m", "--pretrained", "w.pt"])
-    found = cluster.with_absolute_paths(args)
-    assert (found.out, found.model) == (tmp_path / "o", f"local-dir:{tmp_path}/m")
-    assert found.pretrained == str(tmp_path / "w.pt")
+    result = cluster.with_absolute_paths(args)
+    assert (result.out, result.model) == (tmp_path / "o", f"local-dir:{tmp_path}/m")
+    assert result.pretrained == str(tmp_path / "w.pt")
     plain = embed_run.arguments(["i", "--out", "o", "--backbone", "alexnet", "--weights", "w.pt"])
-    found = cluster.with_absolute_paths(plain)
-    assert (found.weights, found.model, found.pretrained) == (tmp_path / "w.pt", "ViT-L-14", "openai")
+    result = cluster.with_absolute_paths(plain)
+    assert (result.weights, result.model, result.pretrained) == (tmp_path / "w.pt", "ViT-L-14", "openai")
 
 
 def test_a_ray_cluster_that_is_not_there_is_named(pictures, clip, tmp_path):
@@ -447,8 +447,10 @@ def test_weights_that_cannot_be_downloaded_name_the_local_file(monkeypatch):
 def test_preprocess_is_open_clips_preprocessing(mode, interpolation, size):
     image = photograph(4, *size)
     preprocess = Preprocess(32, 32, mode, interpolation, (0.0,) * 3, (1.0,) * 3)
-    theirs = open_clip.image_transform(32, False, (0.0,) * 3, (1.0,) * 3, resize_mode=mode, interpolation=interpolation)
-    expected = (theirs(Image.fromarray(image)).numpy() * 255).round().astype(np.uint8).transpose(1, 2, 0)
+    reference = open_clip.image_transform(
+        32, False, (0.0,) * 3, (1.0,) * 3, resize_mode=mode, interpolation=interpolation
+    )
+    expected = (reference(Image.fromarray(image)).numpy() * 255).round().astype(np.uint8).transpose(1, 2, 0)
     np.testing.assert_array_equal(preprocess.apply(image), expected)
 
 
@@ -469,14 +471,14 @@ def test_timm_backbone_gives_the_features_before_its_classifier(tmp_path):
 
 def test_alexnet_is_the_mean_of_its_last_convolution(tmp_path):
     torch.manual_seed(0)
-    theirs = torchvision.models.alexnet().features.eval()
-    save_file({f"features.{key}": value for key, value in theirs.state_dict().items()}, tmp_path / "a.safetensors")
+    reference = torchvision.models.alexnet().features.eval()
+    save_file({f"features.{key}": value for key, value in reference.state_dict().items()}, tmp_path / "a.safetensors")
     encoder = backbone_encoder("alexnet", tmp_path / "a.safetensors", CPU, False, 2)
     pixels = photograph(6, 224, 224)
     preprocess = torchvision.models.AlexNet_Weights.DEFAULT.transforms()
     normalised_pixels = preprocess(Image.fromarray(cv2.copyMakeBorder(pixels, 16, 16, 16, 16, cv2.BORDER_REFLECT)))
     with torch.inference_mode():
-        expected = theirs[:12](normalised_pixels[None]).mean(dim=(2, 3)).numpy()
+        expected = reference[:12](normalised_pixels[None]).mean(dim=(2, 3)).numpy()
     np.testing.assert_allclose(encoder.embed(pixels[None]), expected, atol=1e-5)
     assert encoder.dimension == 256
 

@@ -93,8 +93,8 @@ def test_the_gallery_holds_every_chosen_image_with_its_query(stages, made, tmp_p
     data = gallery_data(made)
     with (stages / "ldcc" / "data_ldcc.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["chosen"] == "1"]
-    found = [(name, f"{score:.6f}", data["queries"][k][0], str(rank)) for name, score, k, rank, _ in data["images"]]
-    assert found == [
+    result = [(name, f"{score:.6f}", data["queries"][k][0], str(rank)) for name, score, k, rank, _ in data["images"]]
+    assert result == [
         (row["name"], row["score"], row["nearest_query"], row["rank"]) for row in rows]  # fmt: skip
     files = {path.stem: path for path in (made / "thumbnails").iterdir()}
     assert set(files) == {sha1(Path(name).read_bytes()).hexdigest() for name, *_ in [*data["images"], *data["queries"]]}
@@ -278,11 +278,11 @@ def test_the_histogram_marks_the_cut():
     scores = {"histogram_edges": [round(k / 10, 1) for k in range(-10, 11)], "histogram_eligible": [0] * 20,
               "histogram_chosen": [0] * 20, "lowest_chosen": 0.75}  # fmt: skip
     scores["histogram_eligible"][12], scores["histogram_eligible"][17], scores["histogram_chosen"][17] = 30, 10, 10
-    found = histogram(scores)
-    bars = {bar["title"]: (bar["eligible"], bar["chosen"]) for bar in found["bars"] if bar["eligible"]}
+    result = histogram(scores)
+    bars = {bar["title"]: (bar["eligible"], bar["chosen"]) for bar in result["bars"] if bar["eligible"]}
     assert bars == {"0.20 to 0.30: 0 of 30 chosen": (260, 0),
                     "0.70 to 0.80: 10 of 10 chosen": (pytest.approx(260 / 3), pytest.approx(260 / 3))}  # fmt: skip
-    assert found["lowest"] == "0.750" and found["cut"] == pytest.approx((0.75 - 0) / (1 - 0))
+    assert result["lowest"] == "0.750" and result["cut"] == pytest.approx((0.75 - 0) / (1 - 0))
 
 
 def test_names_are_escaped(stages, tmp_path):

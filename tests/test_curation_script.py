@@ -61,8 +61,8 @@ def test_the_default_folders_may_hold_blanks(root: Path, tmp_path: Path) -> None
 def test_the_guard_has_to_see_whole_images(datasets: Path) -> None:
     """Of the tiles of a copy it misses some if the test image is known in low resolution only."""
     for name, side in (("pool", 128), ("LR", 32)):
-        words = ["sub-images", str(datasets / name), "--side", str(side), "--step", str(side)]
-        prepare_data.main([*words, "--out", str(datasets / "tiles" / name)])
+        argv = ["sub-images", str(datasets / name), "--side", str(side), "--step", str(side)]
+        prepare_data.main([*argv, "--out", str(datasets / "tiles" / name)])
     features = {}
     for name, folder in (("pool", "tiles/pool"), ("LR", "tiles/LR"), ("HR", "HR")):
         shrunk = [] if name == "LR" else ["--downscale", "4"]

@@ -93,8 +93,8 @@ def test_nearest_of_every_query_equal_a_brute_force_with_ties():
     assert place.tolist() == [int(name) for name in names]
     eligible = np.random.default_rng(7).random(9000) < 0.8
     products = pool.astype(np.float64) @ queries.astype(np.float64).T
-    found = nearest([pool[:1100], pool[1100:]], queries, 40, eligible=eligible, place=place)
-    for query, (rows, scores) in enumerate(found):
+    result = nearest([pool[:1100], pool[1100:]], queries, 40, eligible=eligible, place=place)
+    for query, (rows, scores) in enumerate(result):
         wanted = [row for row in range(9000) if eligible[row]]
         expected = sorted(wanted, key=lambda row: (-products[row, query], names[row]))[:40]
         assert rows.tolist() == expected
@@ -125,8 +125,8 @@ def test_top_k_writes_list_table_and_counts(made, tmp_path):
     assert (summary["scores"]["highest"], summary["scores"]["lowest_chosen"]) == (0.875, 0.5)
     assert sum(summary["scores"]["histogram_eligible"]) == 5
     edges = summary["scores"]["histogram_edges"]
-    found = {edges[bin]: n for bin, n in enumerate(summary["scores"]["histogram_chosen"]) if n}
-    assert found == {0.87: 1, 0.5: 1}
+    result = {edges[bin]: n for bin, n in enumerate(summary["scores"]["histogram_chosen"]) if n}
+    assert result == {0.87: 1, 0.5: 1}
 
 
 def test_per_query_takes_each_querys_nearest(made, tmp_path):
@@ -154,21 +154,21 @@ def test_total_and_quota_starve_no_query(tmp_path):
     names = [f"/d/{number:03}.png" for number in range(180)]
     write_names(tmp_path / "p", normalised(pool.astype(np.float32)), names)
     write_names(tmp_path / "q", normalised(queries.astype(np.float32)), [f"/q/{number}.png" for number in range(6)])
-    words = ["--pool", str(tmp_path / "p"), "--queries", str(tmp_path / "q"), "--out", str(tmp_path / "o"), "--top_k"]
-    found = {}
+    argv = ["--pool", str(tmp_path / "p"), "--queries", str(tmp_path / "q"), "--out", str(tmp_path / "o"), "--top_k"]
+    result = {}
     for quota in (0, 2, 5):
         out = tmp_path / f"o{quota}"
         more = ["--per_query", str(quota)] if quota else []
-        select.main([*words, "30", "--out", str(out), *more])
-        found[quota] = json.loads((out / "data_ldcc.json").read_text())["images_per_query"]
+        select.main([*argv, "30", "--out", str(out), *more])
+        result[quota] = json.loads((out / "data_ldcc.json").read_text())["images_per_query"]
         assert len(listed(out)) == 30
-    assert found == {0: {"min": 0, "median": 0, "max": 30, "without": 5},
+    assert result == {0: {"min": 0, "median": 0, "max": 30, "without": 5},
                      2: {"min": 2, "median": 2, "max": 20, "without": 0},
                      5: {"min": 5, "median": 5, "max": 5, "without": 0}}  # fmt: skip
     quotas = [row["quota_of"] for row in table(tmp_path / "o2") if row["chosen"] == "1"]
     assert Counter(quotas) == {"": 18, **{f"/q/{number}.png": 2 for number in range(6)}}
     with pytest.raises(SystemExit, match=r"6 queries are 36 images, --top_k is 30: .* at most --per_query 5"):
-        select.main([*words, "30", "--per_query", "6"])
+        select.main([*argv, "30", "--per_query", "6"])
 
 
 def test_diversity_limits_the_images_of_a_cell(tmp_path):
@@ -202,9 +202,9 @@ def test_gates_and_exclusions_leave_out_and_are_counted_once(tmp_path, made):
     write_names(tmp_path / "gated", POOL, names, **known)
     write_coverage(tmp_path, Features(tmp_path / "gated"), [Features(tmp_path / "queries")])
     (tmp_path / "removed.txt").write_text("# left out\n/d/a.png\n")
-    words = ["--min_side", "320", "--max_blockiness", "1.2", "--min_sharpness", "5", "--top_k", "2",
+    argv = ["--min_side", "320", "--max_blockiness", "1.2", "--min_sharpness", "5", "--top_k", "2",
              "--exclude", str(tmp_path / "removed.txt")]  # fmt: skip
-    select.main([*made, "--pool", str(tmp_path / "gated"), *words])
+    select.main([*made, "--pool", str(tmp_path / "gated"), *argv])
     assert listed(tmp_path / "out") == ["/d/e.png", "/d/c.png"]
     reasons = {row["name"][3]: (row["rank"], row["reason"]) for row in table(tmp_path / "out")}
     assert reasons == {"e": ("1", ""), "c": ("2", ""), "a": ("", "duplicate"), "b": ("", "side below 320"),
@@ -213,19 +213,19 @@ def test_gates_and_exclusions_leave_out_and_are_counted_once(tmp_path, made):
     assert list(counts["left_out"].values()) == [1, 1, 1, 0]
     assert (counts["eligible"], counts["chosen"]) == (2, 2)
     with pytest.raises(SystemExit, match="--top_k 3 of 2 images that pass"):
-        select.main([*made, "--pool", str(tmp_path / "gated"), *words, "--top_k", "3"])
+        select.main([*made, "--pool", str(tmp_path / "gated"), *argv, "--top_k", "3"])
 
 
 def test_a_list_of_duplicates_has_to_cover_the_pool_and_the_queries(tmp_path, made):
     pool, queries = Features(tmp_path / "pool"), Features(tmp_path / "queries")
-    out, words = tmp_path / "dup", [*made, "--top_k", "2", "--duplicates", str(tmp_path / "dup")]
+    out, argv = tmp_path / "dup", [*made, "--top_k", "2", "--duplicates", str(tmp_path / "dup")]
     out.mkdir()
     half = Features(write_names(tmp_path / "half", POOL[:2], ["/d/a.png", "/d/b.png"]))
     other = Features(write_names(tmp_path / "other", QUERIES[:2], ["/q/1.png", "/q/2.png"]))
 
     def refused(name: str) -> None:
         with pytest.raises(SystemExit, match=rf"{name}.*data_curation\.dedup"):
-            select.main(words)
+            select.main(argv)
         assert not (tmp_path / "out").exists()
 
     refused(r"removed\.txt")
@@ -240,7 +240,7 @@ def test_a_list_of_duplicates_has_to_cover_the_pool_and_the_queries(tmp_path, ma
     refused(COVERAGE.replace(".", r"\."))
     write_coverage(out, pool, [other, queries])
     (out / "removed.txt").write_text("/d/b.png\n")
-    select.main(words)
+    select.main(argv)
     assert listed(tmp_path / "out") == ["/d/a.png", "/d/e.png"]
     select.main([*made, "--top_k", "2", "--exclude", str(out / "removed.txt")])
     assert listed(tmp_path / "out") == ["/d/a.png", "/d/e.png"]
@@ -288,8 +288,8 @@ def test_list_opens_from_anywhere_and_may_be_relative(tmp_path, monkeypatch, mad
     for path in paths:
         write_png(path, np.zeros((8, 8, 3), np.uint8))
     write_names(tmp_path / "p", POOL[:3], [str(path) for path in paths])
-    for words in ([], ["--relative"]):
-        select.main([*made, "--pool", str(tmp_path / "p"), "--top_k", "3", *words])
+    for argv in ([], ["--relative"]):
+        select.main([*made, "--pool", str(tmp_path / "p"), "--top_k", "3", *argv])
         monkeypatch.chdir("/")
         images = expand(str(out / "data_ldcc.txt"))
         assert [Path(os.path.normpath(image.path)) for image in images] == [out / "#a.png", data / "b.png",
@@ -330,29 +330,31 @@ def test_images_that_are_trained_on_anyway_are_left_out(tmp_path, made):
     contents = [path.read_bytes() for path in paths]
     known = {"bytes": [len(content) for content in contents], "sha1": [sha1(one).hexdigest() for one in contents]}
     write_names(tmp_path / "p", POOL[:3], [str(path) for path in paths], **known)
-    words = [*made, "--pool", str(tmp_path / "p"), "--trained_on", str(df2k)]
-    select.main([*words, "--top_k", "1"])
+    argv = [*made, "--pool", str(tmp_path / "p"), "--trained_on", str(df2k)]
+    select.main([*argv, "--top_k", "1"])
     assert listed(tmp_path / "out") == [str(data / "a.png")]
     assert {row["name"]: row["reason"] for row in table(tmp_path / "out")} == dict(
         zip(map(str, paths), ["", "trained on anyway", "trained on anyway"], strict=True)
     )
     assert f"--trained_on {df2k}" in (tmp_path / "out" / "data_ldcc.txt").read_text()
     with pytest.raises(SystemExit, match="nowhere does not exist"):
-        select.main([*words, "nowhere", "--top_k", "1"])
+        select.main([*argv, "nowhere", "--top_k", "1"])
 
 
 def test_several_folders_are_one_pool(made, tmp_path):
     """Whatever their order, the choice is that of one folder with all images."""
-    words = ["--per_query", "2", "--queries", str(tmp_path / "queries")]
+    argv = ["--per_query", "2", "--queries", str(tmp_path / "queries")]
     write_names(tmp_path / "a", POOL[3:], ["/d/d.png", "/d/e.png"], shard=1)
     write_names(tmp_path / "b", POOL[:3], [f"/d/{letter}.png" for letter in "abc"])
-    select.main([*made, *words])
+    select.main([*made, *argv])
     for number, parts in enumerate((["a", "b"], ["b", "a"])):
         out = tmp_path / f"o{number}"
-        select.main(["--pool", *(str(tmp_path / part) for part in parts), *words, "--out", str(out)])
+        select.main(["--pool", *(str(tmp_path / part) for part in parts), *argv, "--out", str(out)])
         assert listed(out) == listed(tmp_path / "out") and table(out) == table(tmp_path / "out")
-        found = json.loads((out / "data_ldcc.json").read_text())
-        assert found["counts"]["pool"] == 5 and found["parameters"]["pool"] == [str(tmp_path / part) for part in parts]
+        result = json.loads((out / "data_ldcc.json").read_text())
+        assert result["counts"]["pool"] == 5 and result["parameters"]["pool"] == [
+            str(tmp_path / part) for part in parts
+        ]
     joined = open_features([tmp_path / "a", tmp_path / "b"])
     assert joined.vectors([4, 0, 2]).tolist() == POOL[[2, 3, 0]].tolist() and joined.column("name")[1] == "/d/e.png"
     assert [len(shard) for shard in joined.shards()] == [1, 1, 3]
@@ -414,7 +416,7 @@ def test_likely_mistakes_are_said_and_queries_are_never_chosen(made, tmp_path, c
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("argv", "message"),
     [
         ([], "--top_k"),
         (["--per_query", "1", "--diversity", "1"], "--diversity"),
@@ -423,9 +425,9 @@ def test_likely_mistakes_are_said_and_queries_are_never_chosen(made, tmp_path, c
         (["--top_k", "1", "--duplicates", "a", "--exclude", "a/removed.txt"], "--exclude"),
     ],
 )
-def test_arguments_that_contradict_are_refused(made, capsys, words, message):
+def test_arguments_that_contradict_are_refused(made, capsys, argv, message):
     with pytest.raises(SystemExit) as stop:
-        select.main([*made, *words])
+        select.main([*made, *argv])
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
 

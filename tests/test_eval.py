@@ -58,9 +58,9 @@ def score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     """Runs eval.py's main in `tmp_path`: status, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
 
-    def run(*words: object) -> SimpleNamespace:
+    def run(*argv: object) -> SimpleNamespace:
         try:
-            status = script.main([str(word) for word in words])
+            status = script.main([str(word) for word in argv])
         except SystemExit as error:  # as the interpreter ends: a message goes to stderr, with status 1
             status = error.code if isinstance(error.code, int) else 1
             print("" if isinstance(error.code, int) else error.code, file=sys.stderr)
@@ -72,7 +72,7 @@ def score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 
 @pytest.mark.slow
 def test_the_program_starts_and_ends_with_its_status(root: Path, tmp_path: Path, folders: tuple[Path, Path]) -> None:
-    words = [
+    argv = [
         "--output_folder",
         str(folders[0]),
         "--target_folder",
@@ -81,7 +81,7 @@ def test_the_program_starts_and_ends_with_its_status(root: Path, tmp_path: Path,
         "psnr",
         "--no_pictures",
     ]
-    command = [sys.executable, str(root / "eval.py"), *words]
+    command = [sys.executable, str(root / "eval.py"), *argv]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for status in (0, 1):
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
@@ -92,8 +92,8 @@ def test_the_program_starts_and_ends_with_its_status(root: Path, tmp_path: Path,
 def test_the_organisers_command(score: Score, tmp_path: Path, folders: tuple[Path, Path]) -> None:
     restored, target = folders
     # A trailing slash must not empty the results' name.
-    words = ("--output_folder", f"{restored}/", "--target_folder", target, "--gpu_ids", "0,1", "--metrics", "psnr,ssim")
-    done = score(*words)
+    argv = ("--output_folder", f"{restored}/", "--target_folder", target, "--gpu_ids", "0,1", "--metrics", "psnr,ssim")
+    done = score(*argv)
     assert done.returncode == 0, done.stderr
     results = tmp_path / "IQA_results"
     names = {f"08_HATFreq--test{end}" for end in (".csv", ".txt", "_comparison.png", "_spectrum.png")}
@@ -118,7 +118,7 @@ def test_the_organisers_command(score: Score, tmp_path: Path, folders: tuple[Pat
 
 
 @pytest.mark.parametrize(
-    ("words", "text"),
+    ("argv", "text"),
     [
         (["--output_folder", "nowhere"], "nowhere does not exist"),
         (["--output_folder", "HR/empty"], "holds no PNG files: name the folder that test.py wrote"),
@@ -138,10 +138,10 @@ def test_the_organisers_command(score: Score, tmp_path: Path, folders: tuple[Pat
     ids=str,
 )
 def test_errors_name_the_remedy(
-    score: Score, tmp_path: Path, folders: tuple[Path, Path], words: list[str], text: str
+    score: Score, tmp_path: Path, folders: tuple[Path, Path], argv: list[str], text: str
 ) -> None:
     (tmp_path / "HR" / "empty").mkdir()
-    done = score(*words)
+    done = score(*argv)
     assert done.returncode in (1, 2)
     assert text in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "IQA_results").exists()
@@ -149,10 +149,10 @@ def test_errors_name_the_remedy(
 
 def test_one_bad_file_costs_no_scores(score: Score, tmp_path: Path, folders: tuple[Path, Path]) -> None:
     restored, target = folders
-    words = ("--output_folder", restored, "--target_folder", target, "--metrics", "psnr")
+    argv = ("--output_folder", restored, "--target_folder", target, "--metrics", "psnr")
     write_png(target / "0901.png", smooth(1)[:44])
     (target / "0902.png").write_bytes(b"")
-    done = score(*words)
+    done = score(*argv)
     assert done.returncode == 1 and "2 of 3 images could not be scored" in done.stderr
     assert "0901x4.png is 64x48 and its target" in done.stderr and "0901.png is 64x44" in done.stderr
     assert "0902.png is empty" in done.stderr and "Average of 1 images" in done.stdout
@@ -168,8 +168,8 @@ def test_a_wrong_low_resolution_image_comes_after_the_scores(
     (tmp_path / "LR").mkdir()
     for number in range(3):
         write_png(tmp_path / "LR" / f"090{number}x4.png", smooth(number, 9, 9))
-    words = ("--output_folder", folders[0], "--target_folder", folders[1], "--metrics", "psnr", "--lq_folder", "LR")
-    done = score(*words)
+    argv = ("--output_folder", folders[0], "--target_folder", folders[1], "--metrics", "psnr", "--lq_folder", "LR")
+    done = score(*argv)
     assert done.returncode == 1 and "x4.png at x4 has not the size of" in done.stderr
     assert "Average of 3 images" in done.stdout and "psnr" in done.stdout
     assert (tmp_path / "IQA_results" / "08_HATFreq--test.csv").exists()
@@ -178,11 +178,11 @@ def test_a_wrong_low_resolution_image_comes_after_the_scores(
 def test_an_image_too_small_for_ssim_is_named(score: Score, tmp_path: Path, folders: tuple[Path, Path]) -> None:
     for path in (folders[0] / "0901x4.png", folders[1] / "0901.png"):
         write_png(path, smooth(1, 16, 16))
-    words = ("--output_folder", folders[0], "--target_folder", folders[1], "--metrics")
-    done = score(*words, "psnr,ssim")
+    argv = ("--output_folder", folders[0], "--target_folder", folders[1], "--metrics")
+    done = score(*argv, "psnr,ssim")
     assert done.returncode == 1
     assert "0901x4.png cannot be scored (SSIM needs 11 pixels a side inside the border, got 8x8)" in done.stderr
-    done = score(*words, "psnr")  # where nobody asks for SSIM, the pictures do without it
+    done = score(*argv, "psnr")  # where nobody asks for SSIM, the pictures do without it
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "IQA_results" / "08_HATFreq--test_comparison.png").exists()
 
@@ -205,8 +205,8 @@ def test_names_of_any_kind_are_scored_and_drawn(score: Score, tmp_path: Path, na
 def test_a_comparison_that_cannot_be_ordered_is_said_to_be_missing(
     score: Score, tmp_path: Path, folders: tuple[Path, Path]
 ) -> None:
-    words = ("--output_folder", folders[0], "--target_folder", folders[1], "--metrics", "ssim")
-    done = score(*words)
+    argv = ("--output_folder", folders[0], "--target_folder", folders[1], "--metrics", "ssim")
+    done = score(*argv)
     assert done.returncode == 0
     assert "no 08_HATFreq--test_comparison.png: it is ordered by PSNR, so add psnr to --metrics" in done.stderr
     names = {f"08_HATFreq--test{end}" for end in (".csv", ".txt", "_spectrum.png")}
@@ -225,11 +225,11 @@ sys.exit(script.main(sys.argv[1:]))
 @pytest.mark.slow
 def test_several_devices_write_the_tables_of_one(root: Path, tmp_path: Path, folders: tuple[Path, Path]) -> None:
     devices = 5  # more than there are images
-    words = ["--output_folder", str(folders[0]), "--target_folder", str(folders[1]), "--metrics", "psnr,ssim"]
+    argv = ["--output_folder", str(folders[0]), "--target_folder", str(folders[1]), "--metrics", "psnr,ssim"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
     for count in (1, devices):
         options = ["--no_pictures", "--gpu_ids", str(count), "--metrics_save_path", str(tmp_path / f"on{count}")]
-        command = [sys.executable, "-c", TWO_DEVICES, *words, *options]
+        command = [sys.executable, "-c", TWO_DEVICES, *argv, *options]
         subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
     for end in ("csv", "txt"):
         one, several = (tmp_path / f"on{count}" / f"08_HATFreq--test.{end}" for count in (1, devices))

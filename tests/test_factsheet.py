@@ -17,9 +17,9 @@ def facts_file(tmp_path: Path, text: str) -> Path:
 
 
 def test_facts_are_read_and_what_is_empty_is_named(tmp_path: Path) -> None:
-    facts = read_facts(facts_file(tmp_path, "team_id: 8\nmethod: HATFreq\nmembers: [{name: Ada, email: a@b}]"))
-    assert facts.folder == "team08_HATFreq" and facts.members == [Member("Ada", "a@b", "")]
-    missing = facts.missing()
+    record = read_facts(facts_file(tmp_path, "team_id: 8\nmethod: HATFreq\nmembers: [{name: Ada, email: a@b}]"))
+    assert record.folder == "team08_HATFreq" and record.members == [Member("Ada", "a@b", "")]
+    missing = record.missing()
     assert "members[1].affiliation" in missing and "code" in missing and "team_id" not in missing
 
 
@@ -40,8 +40,8 @@ def test_wrong_facts_are_refused(tmp_path: Path, text: str, says: str) -> None:
 
 
 def test_the_repositorys_own_facts_can_be_read() -> None:
-    facts = read_facts()
-    assert facts.folder == "team08_HATFreq" and facts.score_test
+    record = read_facts()
+    assert record.folder == "team08_HATFreq" and record.score_test
 
 
 def test_text_is_escaped() -> None:
@@ -64,12 +64,12 @@ def test_what_the_team_lacks_is_a_visible_gap() -> None:
 
 
 def test_every_table_states_its_weights_and_how_it_was_measured() -> None:
-    found = texts()
-    assert set(found) == {"quality", "speed", "complexity", "stages", "team", "numbers"}
+    results = texts()
+    assert set(results) == {"quality", "speed", "complexity", "stages", "team", "numbers"}
     sha256 = read_result(RESULTS / "quality.md").setting["weights"].split("`")[1]
-    assert f"weights: sha256 {sha256}" in found["quality"]
-    assert "random weights" in found["speed"]
-    assert all("at commit" in found[name] for name in ("quality", "speed", "complexity"))
+    assert f"weights: sha256 {sha256}" in results["quality"]
+    assert "random weights" in results["speed"]
+    assert all("at commit" in results[name] for name in ("quality", "speed", "complexity"))
 
 
 def test_a_result_is_read_as_it_was_published(tmp_path: Path) -> None:

@@ -159,8 +159,8 @@ def test_pairs_and_losses_are_made_on_the_device(b: int, patch: int, fake: None)
 def test_validation_on_the_device(tile: int, fake: None) -> None:
     model = on_cuda(HATFreq(shortened("light"))).eval()
     pairs = [Pair(str(h), np.zeros((h, 24, 3), np.uint8), np.zeros((4 * h, 96, 3), np.uint8)) for h in (16, 20)]
-    found = validation.ValidationSet("set", pairs)  # type: ignore[arg-type]
-    assert validation.validate(model, [found], World(0, 1, CUDA), tile) == {"set": 0.0}
+    result = validation.ValidationSet("set", pairs)  # type: ignore[arg-type]
+    assert validation.validate(model, [result], World(0, 1, CUDA), tile) == {"set": 0.0}
 
 
 @pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
@@ -174,8 +174,8 @@ def test_encoders_stay_on_the_device(name: str, bf16: bool, fake: None) -> None:
         network, preprocess, side = on_cuda(whole).eval().encode_image, _alexnet()[1], 32
     else:
         with unset_fake_temporarily():
-            found, preprocess = _alexnet() if name == "alexnet" else _timm(name)
-        network, side = on_cuda(found).eval(), preprocess.crop
+            result, preprocess = _alexnet() if name == "alexnet" else _timm(name)
+        network, side = on_cuda(result).eval(), preprocess.crop
 
     def spied(x: Tensor) -> Tensor:
         with cuda_autocast(bf16), Spy():  # inside, as the encoder's own switches itself off without a GPU
@@ -183,8 +183,8 @@ def test_encoders_stay_on_the_device(name: str, bf16: bool, fake: None) -> None:
 
     for batch in (2, 3):
         encoder = Encoder(name, "", preprocess, spied, 64, CUDA, bf16, batch)
-        found = encoder.embed(np.zeros((batch, side, side, 3), np.uint8))
-        assert found.dtype == np.float32 and len(found) == batch
+        result = encoder.embed(np.zeros((batch, side, side, 3), np.uint8))
+        assert result.dtype == np.float32 and len(result) == batch
 
 
 # ---------------------------------------------------------------------------------------------------------------------

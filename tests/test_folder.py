@@ -318,9 +318,9 @@ def test_two_processes_make_what_one_makes(root: Path, tmp_path: Path, lq: Path)
     save_weights(model, tmp_path / "w.safetensors", {})
     (lq / "3.png").write_bytes(b"cut")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    words = ["--valid_dir", lq, "--test_dir", lq, "--save_dir", tmp_path / "out"]
-    words += ["--weights", tmp_path / "w.safetensors"]
-    command = [*launch, str(root / "test.py"), *map(str, words), "--device", "cpu", "--ensemble", "1"]
+    argv = ["--valid_dir", lq, "--test_dir", lq, "--save_dir", tmp_path / "out"]
+    argv += ["--weights", tmp_path / "w.safetensors"]
+    command = [*launch, str(root / "test.py"), *map(str, argv), "--device", "cpu", "--ensemble", "1"]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode != 0 and "3.png" in done.stderr and "Connection closed" not in done.stderr
     assert done.stderr.count("1 of 6 images could not be restored") == done.stdout.count("5 images restored") == 2

@@ -14,21 +14,21 @@ SIZES = [(8, 8), (6, 7), (5, 10), (1, 4), (3, 1), (37, 50)]
 def test_rfft2_and_its_gradient_equal_torchs(size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     u = torch.randn(2, 3, *size, requires_grad=True)
-    found, expected = rfft2(u), torch.view_as_real(torch.fft.rfft2(u, norm="ortho"))
-    torch.testing.assert_close(found, expected)
-    weight = torch.randn_like(found)
-    torch.testing.assert_close(*(torch.autograd.grad(one, u, weight)[0] for one in (found, expected)))
+    result, expected = rfft2(u), torch.view_as_real(torch.fft.rfft2(u, norm="ortho"))
+    torch.testing.assert_close(result, expected)
+    weight = torch.randn_like(result)
+    torch.testing.assert_close(*(torch.autograd.grad(one, u, weight)[0] for one in (result, expected)))
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_irfft2_and_its_gradient_equal_torchs_also_off_the_real_spectra(size: tuple[int, int]) -> None:
     torch.manual_seed(1)
     spectrum = torch.randn(2, 3, size[0], size[1] // 2 + 1, 2, requires_grad=True)
-    found = irfft2(spectrum, size[1])
+    result = irfft2(spectrum, size[1])
     expected = torch.fft.irfft2(torch.view_as_complex(spectrum), s=size, norm="ortho")
-    torch.testing.assert_close(found, expected)
-    weight = torch.randn_like(found)
-    torch.testing.assert_close(*(torch.autograd.grad(one, spectrum, weight)[0] for one in (found, expected)))
+    torch.testing.assert_close(result, expected)
+    weight = torch.randn_like(result)
+    torch.testing.assert_close(*(torch.autograd.grad(one, spectrum, weight)[0] for one in (result, expected)))
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -36,8 +36,8 @@ def test_the_exportable_transforms_are_the_same(size: tuple[int, int]) -> None:
     u = torch.randn(2, 3, *size)
     other = torch.randn(2, 3, size[0], size[1] // 2 + 1, 2)
     with set_exportable():
-        found, back = rfft2(u), irfft2(other, size[1])
-    torch.testing.assert_close(found, rfft2(u), atol=5e-6, rtol=0)
+        result, back = rfft2(u), irfft2(other, size[1])
+    torch.testing.assert_close(result, rfft2(u), atol=5e-6, rtol=0)
     torch.testing.assert_close(back, irfft2(other, size[1]), atol=2e-5, rtol=0)
 
 

@@ -53,8 +53,8 @@ def test_a_band_belongs_to_the_frequency_and_not_to_the_size() -> None:
 def test_white_noise_has_the_same_power_in_every_band_and_at_every_size() -> None:
     for size in ((64, 64), (24, 40)):
         u = torch.randn(512, *size, generator=torch.Generator().manual_seed(0))
-        found = band_power(power(rfft2(u)), ring_bands(u)).mean(dim=0)
-        torch.testing.assert_close(found, torch.ones(RINGS), rtol=0, atol=0.05)
+        result = band_power(power(rfft2(u)), ring_bands(u)).mean(dim=0)
+        torch.testing.assert_close(result, torch.ones(RINGS), rtol=0, atol=0.05)
 
 
 def test_weighing_changes_the_band_alone() -> None:

@@ -14,10 +14,10 @@ def test_linear_equals_pytorchs(shape: tuple[int, ...], bias: bool) -> None:
     x, weight = torch.randn(shape, requires_grad=True), torch.randn(6, 5, requires_grad=True)
     b = torch.randn(6, requires_grad=True) if bias else None
     leaves = [x, weight, *([b] if b is not None else [])]
-    ours, theirs = linear(x, weight, b), F.linear(x, weight, b)
-    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
-    factor = torch.randn_like(theirs)
-    gradients = [torch.autograd.grad((y * factor).sum(), leaves) for y in (ours, theirs)]
+    ours, reference = linear(x, weight, b), F.linear(x, weight, b)
+    torch.testing.assert_close(ours, reference, rtol=1e-5, atol=1e-5)
+    factor = torch.randn_like(reference)
+    gradients = [torch.autograd.grad((y * factor).sum(), leaves) for y in (ours, reference)]
     for a, e in zip(*gradients, strict=True):
         torch.testing.assert_close(a, e, rtol=1e-4, atol=1e-4)
 

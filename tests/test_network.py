@@ -96,20 +96,20 @@ def test_equals_the_reference_with_its_gradients(changes: dict, fused: bool) -> 
     with set_fused_attention(fused):
         with torch.no_grad():
             assert (model(lq) - hat(lq)).abs().max() <= 1e-5
-        ours = gradient_of_tables(model, lq)
-    theirs = gradient_of_tables(hat, lq)
-    assert ours.keys() == theirs.keys()
-    for name, gradient in theirs.items():
+        own = gradient_of_tables(model, lq)
+    expected = gradient_of_tables(hat, lq)
+    assert own.keys() == expected.keys()
+    for name, gradient in expected.items():
         assert gradient.abs().max() > 0
-        assert (ours[name] - gradient).abs().max() <= 1e-5 + 1e-3 * gradient.abs().max(), name
+        assert (own[name] - gradient).abs().max() <= 1e-5 + 1e-3 * gradient.abs().max(), name
 
 
 def test_keys_and_buffers_are_the_references() -> None:
     config = override(TINY, {"frequency": "none"})
-    ours, theirs = HATFreq(config).state_dict(), reference(config).state_dict()
-    assert ours.keys() == theirs.keys()
+    own, expected = HATFreq(config).state_dict(), reference(config).state_dict()
+    assert own.keys() == expected.keys()
     for name in ("relative_position_index_SA", "relative_position_index_OCA"):
-        assert torch.equal(ours[name], theirs[name]) and ours[name].dtype == theirs[name].dtype
+        assert torch.equal(own[name], expected[name]) and own[name].dtype == expected[name].dtype
 
 
 @pytest.mark.slow

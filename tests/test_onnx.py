@@ -41,8 +41,8 @@ def check_interface(content: bytes, root: Path) -> None:
     assert [end.name for end in both_ends(proto)] == ["lq", "sr"]
     assert str(root).encode() not in content and b"site-packages" not in content
     assert not proto.graph.value_info  # by which onnxruntime would take twice the memory
-    facts = {entry.key: entry.value for entry in proto.metadata_props}
-    assert facts["weights"] == "w.safetensors" and facts["scale"] == "4" and len(facts["weights_sha256"]) == 64
+    record = {entry.key: entry.value for entry in proto.metadata_props}
+    assert record["weights"] == "w.safetensors" and record["scale"] == "4" and len(record["weights_sha256"]) == 64
 
 
 def both_ends(proto: Any) -> list[Any]:

@@ -50,16 +50,16 @@ def test_the_installed_command_writes_what_test_py_writes(wheel: Path, root: Pat
     write_png(lq / "photo.png", np.random.default_rng(0).integers(0, 256, (12, 17, 3), dtype=np.uint8))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(site)}
     where = "import hatfreq, sys; assert 'models' not in sys.modules; print(hatfreq.build_model.__module__)"
-    found = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", where], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     )
-    assert found.stdout.strip() == "hatfreq"
+    assert result.stdout.strip() == "hatfreq"
     command = [sys.executable, str(site / "bin" / "hatfreq"), str(lq / "photo.png"), "-o", "photo_x4.png"]
     command += ["--device", "cpu", "--ensemble", "8"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    words = ["--test_dir", str(lq), "--save_dir", str(tmp_path / "out"), "--device", "cpu"]
+    argv = ["--test_dir", str(lq), "--save_dir", str(tmp_path / "out"), "--device", "cpu"]
     environment["PYTHONPATH"] = ""
-    subprocess.run([sys.executable, str(root / "test.py"), *words], env=environment, check=True, capture_output=True)
-    ours = tmp_path / "out" / "08_HATFreq" / "test" / "photo.png"
-    assert (tmp_path / "photo_x4.png").read_bytes() == ours.read_bytes()
+    subprocess.run([sys.executable, str(root / "test.py"), *argv], env=environment, check=True, capture_output=True)
+    own = tmp_path / "out" / "08_HATFreq" / "test" / "photo.png"
+    assert (tmp_path / "photo_x4.png").read_bytes() == own.read_bytes()

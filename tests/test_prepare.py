@@ -25,16 +25,16 @@ def noise(h: int, w: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (h, w, 3), np.uint8)
 
 
-def prepare(*words: object) -> subprocess.CompletedProcess[str]:
+def prepare(*argv: object) -> subprocess.CompletedProcess[str]:
     """The script, without the seconds that a process of its own takes to start."""
     out, err, status = io.StringIO(), io.StringIO(), 0
     with redirect_stdout(out), redirect_stderr(err):
         try:
-            status = prepare_data.main([str(word) for word in words])
+            status = prepare_data.main([str(word) for word in argv])
         except SystemExit as stop:
             status = stop.code if isinstance(stop.code, int) else 1
             err.write(stop.code if isinstance(stop.code, str) else "")
-    return subprocess.CompletedProcess(words, status, out.getvalue(), err.getvalue())
+    return subprocess.CompletedProcess(argv, status, out.getvalue(), err.getvalue())
 
 
 @pytest.mark.parametrize(
@@ -50,8 +50,8 @@ def test_sub_images_cover_every_pixel_and_keep_their_pairs(root: Path, tmp_path:
     (tmp_path / "LR").mkdir()
     write_png(tmp_path / "HR" / "a.png", high)
     write_png(tmp_path / "LR" / "ax4.png", low)
-    words = [tmp_path / "HR", "--out", tmp_path / "sub", "--lr", tmp_path / "LR", "--out_lr", tmp_path / "sub_lr"]
-    done = prepare("sub-images", *words, "--side", 64, "--step", 32)
+    argv = [tmp_path / "HR", "--out", tmp_path / "sub", "--lr", tmp_path / "LR", "--out_lr", tmp_path / "sub_lr"]
+    done = prepare("sub-images", *argv, "--side", 64, "--step", 32)
     assert done.returncode == 0 and "12 sub-images" in done.stdout, done.stderr
     tops, lefts = [0, 32, 36], [0, 32, 64, 84]  # of 100x148 pixels, which are multiples of four
     covered = np.zeros((100, 148), bool)
@@ -69,10 +69,10 @@ def test_a_killed_cut_resumes_to_the_same_files(root: Path, tmp_path: Path) -> N
     (tmp_path / "HR").mkdir()
     for number in range(24):
         write_png(tmp_path / "HR" / f"{number:02}.png", noise(400, 400, number))
-    words = ["sub-images", tmp_path / "HR", "--side", 64, "--step", 32]
-    assert prepare(*words, "--out", tmp_path / "whole").returncode == 0
+    argv = ["sub-images", tmp_path / "HR", "--side", 64, "--step", 32]
+    assert prepare(*argv, "--out", tmp_path / "whole").returncode == 0
     torn = tmp_path / "torn"
-    program = [sys.executable, "-m", "scripts.prepare_data", *map(str, words), "--out", str(torn)]
+    program = [sys.executable, "-m", "scripts.prepare_data", *map(str, argv), "--out", str(torn)]
     command = ["nice", "-n", "19", *program]  # so that it is not done before this process sees its first file
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True, cwd=root)
     while not list(torn.glob("*_s*.png")):
@@ -85,7 +85,7 @@ def test_a_killed_cut_resumes_to_the_same_files(root: Path, tmp_path: Path) -> N
     begun = len(contents(torn))
     (torn / f"{TEMPORARY}abc-{HOST}-999999999").write_bytes(b"cut off")
     assert 0 < begun < len(whole) == 24 * 144
-    assert prepare(*words, "--out", torn).returncode == 0
+    assert prepare(*argv, "--out", torn).returncode == 0
     resumed = contents(torn)
     assert resumed.keys() == whole.keys()
     assert all(resumed[name] == whole[name] for name in whole)
@@ -140,10 +140,10 @@ def test_unreadable_images_are_named_and_left_out_only_when_asked_to(root: Path,
     write_png(tmp_path / "HR" / "good.png", noise(64, 64))
     (tmp_path / "HR" / "bad.png").write_bytes(b"")
     for command, out in (("sub-images", "sub"), ("list", "list.txt")):
-        words = [command, tmp_path / "HR", "--out", tmp_path / out, *(["--min_side", 8] if command == "list" else [])]
-        refused = prepare(*words)
+        argv = [command, tmp_path / "HR", "--out", tmp_path / out, *(["--min_side", 8] if command == "list" else [])]
+        refused = prepare(*argv)
         assert refused.returncode == 1 and "bad.png" in refused.stderr
-        skipped = prepare(*words, "--bad_images", "skip")
+        skipped = prepare(*argv, "--bad_images", "skip")
         assert skipped.returncode == 0 and "bad.png" in skipped.stderr
     assert [image.stem for image in expand(str(tmp_path / "list.txt"))] == ["good"]
     assert "step must be" in prepare("sub-images", "x", "--out", "y", "--step", 30).stderr

@@ -49,8 +49,8 @@ def weights(path: Path, seed: int) -> Path:
 
 def test_figures_are_the_metrics_of_the_upscaled_images(bench: Path, tmp_path: Path) -> None:
     file, out = weights(tmp_path / "w.safetensors", 0), tmp_path / "out" / "q.md"
-    words = ["--bench", bench, "--weights", file, "--rounds", 1, "--methods", "bicubic", "hatfreq", "--out", out]
-    quality.main(list(map(str, words)))
+    argv = ["--bench", bench, "--weights", file, "--rounds", 1, "--methods", "bicubic", "hatfreq", "--out", out]
+    quality.main(list(map(str, argv)))
     folder = bench / "Tiny"
     pairs = [(read_rgb(folder / "LRbicx4" / f"{n}x4.png"), read_rgb(folder / "HR" / f"{n}.png")) for n in range(3)]
     expected = np.mean([psnr_y(imresize(lq, 4.0, border="clamp"), gt) for lq, gt in pairs])

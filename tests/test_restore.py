@@ -168,7 +168,7 @@ def test_samples_come_back_whole_and_tiled(dtype: type) -> None:
 def test_samples_from_a_gpu_are_the_cpus(dtype: type) -> None:
     rgb = np.random.default_rng(0).integers(0, np.iinfo(dtype).max + 1, (37, 50, 3)).astype(dtype)
     for tile, batch in ((0, 1), (16, 3)):
-        found = restore_samples(nearest, rgb, 4, tile, 4, torch.device("cuda"), batch)
-        np.testing.assert_array_equal(found, rgb.repeat(4, 0).repeat(4, 1))
+        result = restore_samples(nearest, rgb, 4, tile, 4, torch.device("cuda"), batch)
+        np.testing.assert_array_equal(result, rgb.repeat(4, 0).repeat(4, 1))
     with pytest.raises(FloatingPointError, match="not finite"):
         restore_samples(lambda lq: nearest(lq) / 0, rgb, 4, 16, 4, torch.device("cuda"))

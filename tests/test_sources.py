@@ -95,9 +95,9 @@ def test_words_that_lead_nowhere_are_refused(shard: Path, tmp_path: Path, word: 
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00\x80")
     pack(tmp_path / "packed.tar", {"a.png": b"x" * 100}, "w:gz")
     (tmp_path / "packed.tgz").write_bytes((tmp_path / "packed.tar").read_bytes())
-    one = pack(tmp_path / "one.tar", {"a.png": b"x"}).read_bytes()[:1024]
-    (tmp_path / "shut.tar").write_bytes(one)
-    (tmp_path / "doubled.tar").write_bytes(one + one + bytes(1024))
+    item = pack(tmp_path / "one.tar", {"a.png": b"x"}).read_bytes()[:1024]
+    (tmp_path / "shut.tar").write_bytes(item)
+    (tmp_path / "doubled.tar").write_bytes(item + item + bytes(1024))
     (tmp_path / "cut.tar").write_bytes(shard.read_bytes()[:700])
     with pytest.raises(DataError, match=message):
         expand(str(tmp_path / word))

@@ -46,12 +46,12 @@ def opened(path: Path) -> "spandrel.ImageModelDescriptor":
 
 @pytest.mark.parametrize("preset", list(PRESETS))
 def test_every_preset_is_opened_and_restores_the_same(tmp_path: Path, preset: str) -> None:
-    ours = saved(tmp_path / "w.safetensors", preset)
-    theirs = opened(tmp_path / "w.safetensors")
-    assert theirs.architecture.id == "HATFreq" and theirs.model.config == ours.config
+    own = saved(tmp_path / "w.safetensors", preset)
+    reference = opened(tmp_path / "w.safetensors")
+    assert reference.architecture.id == "HATFreq" and reference.model.config == own.config
     lq = torch.rand(1, 3, 19, 23)
     with torch.inference_mode():
-        assert torch.equal(theirs(lq), ours(lq).clamp(0, 1))
+        assert torch.equal(reference(lq), own(lq).clamp(0, 1))
 
 
 @pytest.mark.parametrize("scale", [2, 3])
@@ -74,30 +74,30 @@ def test_every_preset_at_its_full_size_is_described(preset: str) -> None:
 
 def test_the_descriptor_says_what_the_network_can(tmp_path: Path) -> None:
     saved(tmp_path / "w.safetensors", "base")
-    theirs = opened(tmp_path / "w.safetensors")
-    assert (theirs.purpose, theirs.scale, theirs.input_channels, theirs.output_channels) == ("SR", 4, 3, 3)
-    assert (theirs.supports_half, theirs.supports_bfloat16) == (False, True)
-    assert theirs.size_requirements.none and theirs.tiling is spandrel.ModelTiling.SUPPORTED
-    assert theirs.tags == ["custom", "frequency-bands", "12dim", "w16", "2groups"]
+    reference = opened(tmp_path / "w.safetensors")
+    assert (reference.purpose, reference.scale, reference.input_channels, reference.output_channels) == ("SR", 4, 3, 3)
+    assert (reference.supports_half, reference.supports_bfloat16) == (False, True)
+    assert reference.size_requirements.none and reference.tiling is spandrel.ModelTiling.SUPPORTED
+    assert reference.tags == ["custom", "frequency-bands", "12dim", "w16", "2groups"]
     with pytest.raises(spandrel.UnsupportedDtypeError):
-        theirs.half()
+        reference.half()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 33), (16, 8)])
 def test_any_size_goes_in(tmp_path: Path, size: tuple[int, int]) -> None:
-    ours = saved(tmp_path / "w.safetensors", "light")
+    own = saved(tmp_path / "w.safetensors", "light")
     lq = torch.rand(1, 3, *size)
     with torch.inference_mode():
-        assert torch.equal(opened(tmp_path / "w.safetensors")(lq), ours(lq).clamp(0, 1))
+        assert torch.equal(opened(tmp_path / "w.safetensors")(lq), own(lq).clamp(0, 1))
 
 
 def test_wrapped_files_of_torch_save_are_opened(tmp_path: Path) -> None:
-    ours = saved(tmp_path / "w.safetensors", "light")
-    state = {f"module.{key}": tensor for key, tensor in ours.state_dict().items()}
+    own = saved(tmp_path / "w.safetensors", "light")
+    state = {f"module.{key}": tensor for key, tensor in own.state_dict().items()}
     torch.save({"params_ema": state}, tmp_path / "w.pth")
     lq = torch.rand(1, 3, 9, 8)
     with torch.inference_mode():
-        assert torch.equal(opened(tmp_path / "w.pth")(lq), ours(lq).clamp(0, 1))
+        assert torch.equal(opened(tmp_path / "w.pth")(lq), own(lq).clamp(0, 1))
 
 
 def test_of_a_training_checkpoint_spandrel_takes_the_raw_weights(tmp_path: Path) -> None:
@@ -122,12 +122,12 @@ def test_installing_twice_registers_once() -> None:
 
 @pytest.mark.parametrize("preset", ["small", "base", "large"])
 def test_a_plain_hat_stays_spandrels(tmp_path: Path, preset: str) -> None:
-    ours = saved(tmp_path / "hat.safetensors", preset, frequency="none")
-    theirs = opened(tmp_path / "hat.safetensors")
-    assert theirs.architecture.id == "HAT"
+    own = saved(tmp_path / "hat.safetensors", preset, frequency="none")
+    reference = opened(tmp_path / "hat.safetensors")
+    assert reference.architecture.id == "HAT"
     lq = torch.rand(1, 3, 16, 16)
     with torch.inference_mode():
-        torch.testing.assert_close(theirs(lq), ours(lq).clamp(0, 1), atol=1e-5, rtol=0)
+        torch.testing.assert_close(reference(lq), own(lq).clamp(0, 1), atol=1e-5, rtol=0)
 
 
 def test_other_files_are_not_taken_for_ours() -> None:
@@ -138,16 +138,16 @@ def test_other_files_are_not_taken_for_ours() -> None:
 
 def test_the_shipped_weights_restore_a_photograph(root: Path, photos: Path) -> None:
     weights = root / "model_zoo" / "team08_HATFreq" / "hatfreq_light_x4.safetensors"
-    theirs = opened(weights)
-    assert theirs.scale == 4 and not theirs.supports_half and theirs.tags[0] == "light"
-    ours = build_model("light").eval()
-    load_weights(ours, weights)
+    reference = opened(weights)
+    assert reference.scale == 4 and not reference.supports_half and reference.tags[0] == "light"
+    own = build_model("light").eval()
+    load_weights(own, weights)
     lq = to_tensor(read_rgb(photos / "valid" / "cat.png")[:40, :52])
     with torch.inference_mode():
-        expected = ours(lq).clamp(0, 1)
-    assert torch.equal(theirs(lq), expected)
-    theirs.bfloat16()
-    assert (theirs(lq.bfloat16()).float() - expected).abs().max() < 0.02
+        expected = own(lq).clamp(0, 1)
+    assert torch.equal(reference(lq), expected)
+    reference.bfloat16()
+    assert (reference(lq.bfloat16()).float() - expected).abs().max() < 0.02
 
 
 def test_comfyuis_folder_registers_and_its_loaders_call_opens(
@@ -156,15 +156,15 @@ def test_comfyuis_folder_registers_and_its_loaders_call_opens(
     """What ComfyUI does: import the folder under custom_nodes by its path, then load the tensors of the file."""
     monkeypatch.setitem(sys.modules, "spandrel_hatfreq", spandrel_hatfreq)  # as pip installs it
     path = root / "integrations" / "comfyui_hatfreq" / "__init__.py"
-    found = importlib.util.spec_from_file_location("comfyui_hatfreq", path)
-    assert found is not None and found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
+    result = importlib.util.spec_from_file_location("comfyui_hatfreq", path)
+    assert result is not None and result.loader is not None
+    module = importlib.util.module_from_spec(result)
+    result.loader.exec_module(module)
     assert module.NODE_CLASS_MAPPINGS == {}
-    ours = saved(tmp_path / "w.safetensors", "light")
+    own = saved(tmp_path / "w.safetensors", "light")
     state = safetensors.torch.load_file(tmp_path / "w.safetensors", device="cpu")
     model = spandrel.ModelLoader().load_from_state_dict(state).eval()
     assert model.architecture.id == "HATFreq" and model.scale == 4
     lq = torch.rand(1, 3, 9, 8)
     with torch.inference_mode():
-        assert torch.equal(model(lq), ours(lq).clamp(0, 1))
+        assert torch.equal(model(lq), own(lq).clamp(0, 1))

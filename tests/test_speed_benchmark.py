@@ -37,7 +37,7 @@ def test_every_kind_of_pass_with_its_upsampler_equals_the_reference() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("what", "words", "rows"),
+    ("what", "argv", "rows"),
     [
         ("forward", ["--presets", "light", "--sizes", "16x16"], 6),
         ("step", ["--presets", "light", "--patch", "8", "--steps", "1"], 5),
@@ -47,18 +47,19 @@ def test_every_kind_of_pass_with_its_upsampler_equals_the_reference() -> None:
     ],
 )
 def test_a_measure_publishes_its_table(
-    tmp_path: Path, what: str, words: list[str], rows: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, what: str, argv: list[str], rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("spandrel.architectures.HAT")
     monkeypatch.setattr(speed, "SIDES", {"small": (16, 24, 32)})
     monkeypatch.setattr(speed, "IMAGE_SIDES", (32, 48, 64))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(speed, "in_child", lambda function, *args: function(*args))  # a process takes seconds to start
     bench = tmp_path / "bench"
     for kind, side, name in (("HR", 32, "a.png"), ("LRbicx4", 8, "ax4.png")):
         (bench / "Tiny" / kind).mkdir(parents=True)
         write_png(bench / "Tiny" / kind / name, np.zeros((side, side, 3), np.uint8))
-    words = [str(bench) if word == "BENCH" else word for word in words]
-    speed.main(["--what", what, "--rounds", "1", "--out", str(tmp_path / "r.md"), *words])
+    argv = [str(bench) if word == "BENCH" else word for word in argv]
+    speed.main(["--what", what, "--rounds", "1", "--out", str(tmp_path / "r.md"), *argv])
     result = read_result(tmp_path / "r.md")
     assert len(result.tables[""]) == rows + 1 and "commit" in result.setting
 

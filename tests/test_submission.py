@@ -51,10 +51,10 @@ def test_this_repository_is_in_order(root: Path) -> None:
     ],
 )
 def test_a_broken_copy_is_refused(copy: Path, break_it, says: str) -> None:
-    facts = Facts(team_id=8, method="HATFreq")
-    assert list(faults(copy, facts, draft=True)) == []
+    record = Facts(team_id=8, method="HATFreq")
+    assert list(faults(copy, record, draft=True)) == []
     break_it(copy)
-    assert any(says in one for one in faults(copy, facts, draft=True))
+    assert any(says in one for one in faults(copy, record, draft=True))
 
 
 def test_main_with_other_parameters_is_refused(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,13 +79,13 @@ def test_an_incomplete_file_fails_and_a_draft_does_not(capsys: pytest.CaptureFix
 
 def test_the_email_has_its_fields() -> None:
     people = [Member("Ada", "ada@example.org", "Here"), Member("Bob", "bob@example.org", "There")]
-    facts = Facts("A challenge", 8, "Four", "HATFreq", code="git clone x", results="https://r", user_names=["a", "b"])
-    lines = email(Facts(**{**vars(facts), "members": people})).splitlines()
+    record = Facts("A challenge", 8, "Four", "HATFreq", code="git clone x", results="https://r", user_names=["a", "b"])
+    lines = email(Facts(**{**vars(record), "members": people})).splitlines()
     assert lines[0] == "Subject: A challenge - Four (team 08)"
     assert [line[:2] for line in lines[2:8]] == ["a)", "b)", "c)", "d)", "e)", "f)"]
     assert lines[4] == "c) team leader: Ada <ada@example.org>, Here" and "Bob <bob@example.org>, There" in lines[5]
     assert lines[6].endswith("a, b") and "git clone x (commit " in lines[7] and lines[7].endswith("https://r")
-    assert "c) team leader: (to be filled in)" in email(facts)
+    assert "c) team leader: (to be filled in)" in email(record)
 
 
 @pytest.mark.slow
@@ -95,9 +95,9 @@ def test_a_draft_holds_what_is_asked_for(root: Path, tmp_path: Path) -> None:
     ignored = shutil.ignore_patterns(".git", ".venv*", "__pycache__", "runs", "results_*", ".*_cache", "dist")
     shutil.copytree(root, repository, ignore=ignored)
 
-    def git(*words: str) -> str:
-        words = ("-c", "user.name=a", "-c", "user.email=a@b", *words)
-        return subprocess.run(["git", *words], cwd=repository, check=True, capture_output=True, text=True).stdout
+    def git(*argv: str) -> str:
+        argv = ("-c", "user.name=a", "-c", "user.email=a@b", *argv)
+        return subprocess.run(["git", *argv], cwd=repository, check=True, capture_output=True, text=True).stdout
 
     (tmp_path / "bin").mkdir()
     for name, text in (("kpsewhich", "exit 0"), ("pdflatex", f'cp "{repository}"/factsheet/*.pdf "$4"/factsheet.pdf')):
@@ -105,8 +105,8 @@ def test_a_draft_holds_what_is_asked_for(root: Path, tmp_path: Path) -> None:
         (tmp_path / "bin" / name).chmod(0o755)
     environment = {**os.environ, "PYTHON": sys.executable, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
 
-    def make(*words: str) -> "subprocess.CompletedProcess[str]":
-        command = ["bash", "scripts/make_submission.sh", *words]
+    def make(*argv: str) -> "subprocess.CompletedProcess[str]":
+        command = ["bash", "scripts/make_submission.sh", *argv]
         return subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True)
 
     git("init", "-q")
@@ -117,11 +117,11 @@ def test_a_draft_holds_what_is_asked_for(root: Path, tmp_path: Path) -> None:
     done = make("--draft")
     assert done.returncode == 0, done.stderr
     out = repository / "dist" / f"DRAFT_{FOLDER}"
-    found = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
-    assert {f"{FOLDER}_code.zip", f"{FOLDER}_factsheet.pdf", f"{FOLDER}_factsheet_sources.zip", "email.txt"} <= found
-    assert WEIGHTS in found and "SHA256SUMS" in found
+    result = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    assert {f"{FOLDER}_code.zip", f"{FOLDER}_factsheet.pdf", f"{FOLDER}_factsheet_sources.zip", "email.txt"} <= result
+    assert WEIGHTS in result and "SHA256SUMS" in result
     subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=out, check=True)
-    assert len((out / "SHA256SUMS").read_text().splitlines()) == len(found) - 1
+    assert len((out / "SHA256SUMS").read_text().splitlines()) == len(result) - 1
     names = zipfile.ZipFile(out / f"{FOLDER}_code.zip").namelist()
     assert f"{FOLDER}/test.py" in names and f"{FOLDER}/{WEIGHTS}" in names
     names = zipfile.ZipFile(out / f"{FOLDER}_factsheet_sources.zip").namelist()

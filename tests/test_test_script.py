@@ -58,12 +58,12 @@ def lq(tmp_path: Path) -> Path:
     return folder
 
 
-def run_script(*words: object) -> SimpleNamespace:
+def run_script(*argv: object) -> SimpleNamespace:
     """test.py's main in this process: its status and what it said."""
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err):
         try:
-            code = organisers_script.main(["--device", "cpu", *map(str, words)])
+            code = organisers_script.main(["--device", "cpu", *map(str, argv)])
         except SystemExit as stop:
             code = 1
             print(stop.code, file=err)
@@ -71,8 +71,8 @@ def run_script(*words: object) -> SimpleNamespace:
 
 
 def test_outputs_are_the_networks(root: Path, tmp_path: Path, lq: Path, weights: Path) -> None:
-    words = ["--test_dir", lq, "--valid_dir", lq, "--save_dir", tmp_path / "out", "--weights", weights]
-    command = [sys.executable, root / "test.py", "--device", "cpu", *words]  # as a person would, from another folder
+    argv = ["--test_dir", lq, "--valid_dir", lq, "--save_dir", tmp_path / "out", "--weights", weights]
+    command = [sys.executable, root / "test.py", "--device", "cpu", *argv]  # as a person would, from another folder
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
@@ -100,8 +100,8 @@ def test_bicubic_is_matlabs(tmp_path: Path, lq: Path) -> None:
 def test_bad_files_are_named_and_the_others_restored(tmp_path: Path, lq: Path, weights: Path) -> None:
     whole = (lq / "0901x4.png").read_bytes()
     (lq / "0901x4.png").write_bytes(whole[: len(whole) // 2])
-    words = ("--test_dir", lq, "--save_dir", tmp_path / "out", "--weights", weights, "--ensemble", 1)
-    first = run_script(*words)
+    argv = ("--test_dir", lq, "--save_dir", tmp_path / "out", "--weights", weights, "--ensemble", 1)
+    first = run_script(*argv)
     assert first.returncode == 1
     assert "1 of 3 images could not be restored" in first.stderr and "0901x4.png is damaged" in first.stderr
     assert "2 images restored" in first.stdout
@@ -109,7 +109,7 @@ def test_bad_files_are_named_and_the_others_restored(tmp_path: Path, lq: Path, w
     kept = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.png")}
     assert sorted(kept) == ["0900x4.png", "0902x4.png"]
     (lq / "0901x4.png").write_bytes(whole)
-    second = run_script(*words)
+    second = run_script(*argv)
     assert second.returncode == 0 and "1 image restored" in second.stdout and "2 finished before" in second.stdout
     assert {name: (folder / name).stat().st_mtime_ns for name in kept} == kept
 
@@ -119,8 +119,8 @@ def test_a_bad_file_in_one_folder_does_not_keep_the_other_from_being_restored(tm
     (tmp_path / "valid" / "cut.png").write_bytes(b"cut")
     write_png(tmp_path / "valid" / "whole.png", picture(0))
     (lq / "0901x4.png").write_bytes(b"cut")
-    words = ("--model_id", 0, "--valid_dir", tmp_path / "valid", "--test_dir", lq, "--save_dir", tmp_path / "out")
-    done = run_script(*words)
+    argv = ("--model_id", 0, "--valid_dir", tmp_path / "valid", "--test_dir", lq, "--save_dir", tmp_path / "out")
+    done = run_script(*argv)
     assert done.returncode == 1
     assert "1 of 2 images" in done.stderr and "cut.png" in done.stderr
     assert "1 of 3 images" in done.stderr and "0901x4.png" in done.stderr
@@ -134,8 +134,8 @@ def test_a_kill_loses_nothing(root: Path, tmp_path: Path, weights: Path) -> None
     folder.mkdir()
     for number in range(12):
         write_png(folder / f"{number:02}.png", picture(number, 40, 40))
-    words = ["--test_dir", folder, "--save_dir", tmp_path / "out", "--weights", weights, "--device", "cpu"]
-    command = [sys.executable, str(root / "test.py"), *map(str, words)]
+    argv = ["--test_dir", folder, "--save_dir", tmp_path / "out", "--weights", weights, "--device", "cpu"]
+    command = [sys.executable, str(root / "test.py"), *map(str, argv)]
     with subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 120
         while len(list(out.glob("[0-9]*.png"))) < 4 and time.monotonic() < deadline:
@@ -145,7 +145,7 @@ def test_a_kill_loses_nothing(root: Path, tmp_path: Path, weights: Path) -> None
     assert 4 <= len(finished) < 12
     assert all(read_rgb(out / name).shape == (160, 160, 3) for name in finished)
     (out / f"{TEMPORARY}abc-{HOST}-999999999").write_bytes(b"cut off")
-    done = run_script(*words)
+    done = run_script(*argv)
     assert done.returncode == 0, done.stderr
     recorded = int(done.stdout.split(" finished before")[0].split()[-1])
     assert len(finished) - 1 <= recorded <= len(finished)  # at most the image between its file and its record
@@ -164,19 +164,19 @@ def test_changed_inputs_are_restored_anew(tmp_path: Path, lq: Path) -> None:
 
 
 def test_results_of_other_settings_are_not_mixed(tmp_path: Path, lq: Path, weights: Path) -> None:
-    words = ("--test_dir", lq, "--save_dir", tmp_path / "out", "--weights", weights)
-    assert run_script(*words, "--ensemble", 1).returncode == 0
-    refused = run_script(*words)
+    argv = ("--test_dir", lq, "--save_dir", tmp_path / "out", "--weights", weights)
+    assert run_script(*argv, "--ensemble", 1).returncode == 0
+    refused = run_script(*argv)
     assert refused.returncode == 1
     assert "holds results of other settings (ensemble was 1 and is now 8): use --overwrite" in refused.stderr
-    assert run_script(*words, "--overwrite").returncode == 0
+    assert run_script(*argv, "--overwrite").returncode == 0
     (tmp_path / "out" / "08_HATFreq" / "test" / RECORD).unlink()
-    unknown = run_script(*words)
+    unknown = run_script(*argv)
     assert unknown.returncode == 1 and f"no {RECORD} that tells how it was made" in unknown.stderr
 
 
 @pytest.mark.parametrize(
-    ("words", "text"),
+    ("argv", "text"),
     [
         ([], "name a folder of low-resolution images"),
         (["--test_dir", "nowhere"], "nowhere does not exist"),
@@ -195,19 +195,19 @@ def test_results_of_other_settings_are_not_mixed(tmp_path: Path, lq: Path, weigh
     ids=str,
 )
 def test_errors_name_the_remedy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, words: list[str], text: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, argv: list[str], text: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stop:
-        organisers_script.main(words)
+        organisers_script.main(argv)
     assert text in (str(stop.value.code) if stop.value.code != 2 else capsys.readouterr().err)
 
 
 def test_weights_of_another_scale_are_refused(tmp_path: Path, lq: Path) -> None:
     save_weights(HATFreq(override(TINY, {"scale": 2})), tmp_path / "x2.safetensors", {})
-    words = ["--test_dir", str(lq), "--save_dir", str(tmp_path / "out"), "--weights", str(tmp_path / "x2.safetensors")]
+    argv = ["--test_dir", str(lq), "--save_dir", str(tmp_path / "out"), "--weights", str(tmp_path / "x2.safetensors")]
     with pytest.raises(SystemExit, match="is for x2"):
-        organisers_script.main(words)
+        organisers_script.main(argv)
     assert not (tmp_path / "out").exists()
 
 
@@ -401,8 +401,8 @@ def test_threads_spin_briefly_unless_told_otherwise(root: Path, script: str, own
         environment["GOMP_SPINCOUNT"] = own
     # Printed by libgomp itself, which has read it when PyTorch was loaded.
     environment["OMP_DISPLAY_ENV"] = "VERBOSE"
-    words = [sys.executable, "-c", f"import {script}"]
-    done = subprocess.run(words, cwd=root, env=environment, capture_output=True, text=True, check=True)
+    argv = [sys.executable, "-c", f"import {script}"]
+    done = subprocess.run(argv, cwd=root, env=environment, capture_output=True, text=True, check=True)
     if "GOMP_SPINCOUNT" not in done.stderr:
         pytest.skip("this PyTorch's threads are not GNU's")
     assert f"GOMP_SPINCOUNT = '{own or 1000}'" in done.stderr

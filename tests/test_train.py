@@ -22,9 +22,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 PAUSE = ["--max_minutes", "1e-9"]  # one step
 
 
-def with_value(words: list[str], option: str, value: str) -> list[str]:
-    position = words.index(option)
-    return [*words[: position + 1], value, *words[position + 2 :]]
+def with_value(argv: list[str], option: str, value: str) -> list[str]:
+    position = argv.index(option)
+    return [*argv[: position + 1], value, *argv[position + 2 :]]
 
 
 # Resuming
@@ -40,14 +40,14 @@ def test_six_steps_equal_one_and_five_whatever_the_workers(command, tmp_path, wo
 
 
 def test_a_killed_run_resumes_exactly(server, command, tmp_path):
-    words = ["--steps", "18", "--save_every", "3"]
-    assert train.main(command("whole", *words)) == 0
-    run = server.start(command("killed", *words))
+    argv = ["--steps", "18", "--save_every", "3"]
+    assert train.main(command("whole", *argv)) == 0
+    run = server.start(command("killed", *argv))
     run.wait_for("step 8/")
     os.kill(run.pids[0], signal.SIGKILL)
     run.wait()
     assert 6 <= checkpoint(tmp_path / "killed")["step"] < 18, "the kill came too late to test anything"
-    assert train.main(command("killed", *words)) == 0
+    assert train.main(command("killed", *argv)) == 0
     assert_equal_runs(tmp_path / "whole", tmp_path / "killed")
 
 
@@ -63,9 +63,9 @@ def test_a_truncated_checkpoint_falls_back_to_the_one_before(command, tmp_path, 
 
 def test_network_seed_batch_patch_and_data_stay_and_the_rest_may_be_given_anew(command, photos, tmp_path, capsys):
     assert train.main(command("run", "--steps", "9", *PAUSE)) == 0
-    for words in (["--seed", "5"], ["--batch", "4"], ["--patch", "8"], ["--frequency", "none"]):
-        with pytest.raises(SystemExit, match=f"{words[0][2:]} was"):
-            train.main(command("run", "--steps", "9", *words))
+    for argv in (["--seed", "5"], ["--batch", "4"], ["--patch", "8"], ["--frequency", "none"]):
+        with pytest.raises(SystemExit, match=f"{argv[0][2:]} was"):
+            train.main(command("run", "--steps", "9", *argv))
     (tmp_path / "other").mkdir()
     for path in list((photos / "train").iterdir())[:3]:
         (tmp_path / "other" / path.name).write_bytes(path.read_bytes())
@@ -111,8 +111,8 @@ def test_other_validation_sets_begin_a_new_best(command, photos, tmp_path, monke
 
 def test_a_validation_that_is_owed_is_logged_once(command, tmp_path):
     """Stopped in the validation of step 4, then killed between its row and the next checkpoint."""
-    words = ["--steps", "8", "--save_every", "3"]
-    assert train.main(command("whole", *words)) == 0
+    argv = ["--steps", "8", "--save_every", "3"]
+    assert train.main(command("whole", *argv)) == 0
     for attempt in range(2):
         with pytest.MonkeyPatch.context() as patch:
             if attempt == 0:
@@ -121,12 +121,12 @@ def test_a_validation_that_is_owed_is_logged_once(command, tmp_path):
                     os.kill(os.getpid(), signal.SIGTERM)
 
                 patch.setattr(train, "validate", interrupted)
-                assert train.main(command("run", *words)) == 143
+                assert train.main(command("run", *argv)) == 143
             else:
                 patch.setattr(train, "train_step", lambda *_: exec("raise KeyboardInterrupt"))
-                assert train.main(command("run", *words)) == 130
+                assert train.main(command("run", *argv)) == 130
     assert [row["step"] for row in log_rows(tmp_path / "run")] == ["4"]
-    assert train.main(command("run", *words)) == 0
+    assert train.main(command("run", *argv)) == 0
     assert_equal_runs(tmp_path / "whole", tmp_path / "run")
 
 
@@ -195,8 +195,8 @@ def test_clipping_bounds_the_gradient(command, tmp_path):
 
 
 def test_bf16_and_checkpointing_stay_near_the_plain_step(command, tmp_path):
-    for name, words in (("fp32", []), ("bf16", ["--precision", "bf16"]), ("less", ["--checkpointing"])):
-        assert train.main(command(name, "--steps", "4", *words)) == 0
+    for name, argv in (("fp32", []), ("bf16", ["--precision", "bf16"]), ("less", ["--checkpointing"])):
+        assert train.main(command(name, "--steps", "4", *argv)) == 0
     fp32, bf16, less = (float(log_rows(tmp_path / name)[0]["loss"]) for name in ("fp32", "bf16", "less"))
     assert fp32 != bf16 and bf16 == pytest.approx(fp32, rel=0.02) and less == pytest.approx(fp32, rel=1e-6)
     assert {w.dtype for w in checkpoint(tmp_path / "bf16")["model"].values() if w.is_floating_point()} == {
@@ -217,9 +217,9 @@ def test_init_is_validated_first_and_is_a_candidate_for_best(command, tmp_path, 
     assert [row["step"] for row in log_rows(tmp_path / "second")] == ["0", "1"]
     expected = read_state_dict(start)
     for name in ("best", "last"):
-        found = read_state_dict(tmp_path / "second" / f"{name}.safetensors")
+        result = read_state_dict(tmp_path / "second" / f"{name}.safetensors")
         # The average of two equal tensors may round: (1 - d) w + d w.
-        assert all(torch.allclose(expected[key].float(), found[key].float(), rtol=1e-6, atol=0) for key in expected)
+        assert all(torch.allclose(expected[key].float(), result[key].float(), rtol=1e-6, atol=0) for key in expected)
     assert train.main(command("third", "--steps", "9", *PAUSE)) == 0
     with pytest.raises(SystemExit, match="third stands at step 1 of 9"):
         train.main(command("fourth", "--steps", "1", "--init", str(tmp_path / "third")))
@@ -255,15 +255,15 @@ def test_the_script_exits_non_zero_and_names_the_folder(server, tmp_path):
 
 
 def test_a_run_without_validation_has_no_best(command, tmp_path):
-    words = command("run", "--steps", "2")
-    position = words.index("--valid_hr")
-    assert train.main(words[:position] + words[position + 2 :]) == 0
+    argv = command("run", "--steps", "2")
+    position = argv.index("--valid_hr")
+    assert train.main(argv[:position] + argv[position + 2 :]) == 0
     assert log_rows(tmp_path / "run")[0]["psnr"] == "nan" and not (tmp_path / "run" / "best.safetensors").exists()
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_gpu_trains_resumes_and_validates(command, tmp_path, precision):
-    words = with_value(command("run", "--steps", "6", "--precision", precision, "--workers", "2"), "--device", "cuda")
-    assert train.main([*words, *PAUSE]) == 0 and train.main(words) == 0
+    argv = with_value(command("run", "--steps", "6", "--precision", precision, "--workers", "2"), "--device", "cuda")
+    assert train.main([*argv, *PAUSE]) == 0 and train.main(argv) == 0
     assert checkpoint(tmp_path / "run")["step"] == 6

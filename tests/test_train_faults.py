@@ -131,9 +131,9 @@ def in_third_step(monkeypatch, action, honest=train.train_step) -> None:
     monkeypatch.setattr(train, "train_step", acting)
 
 
-def with_data(words: list[str], folder: Path) -> list[str]:
-    place = words.index("--data")
-    return [*words[: place + 1], str(folder), *words[place + 2 :]]
+def with_data(argv: list[str], folder: Path) -> list[str]:
+    place = argv.index("--data")
+    return [*argv[: place + 1], str(folder), *argv[place + 2 :]]
 
 
 FOURTEEN = ["--steps", "14", "--save_every", "2", "--cache_gb", "0", "--valid_every", "14"]
@@ -141,9 +141,9 @@ FOURTEEN = ["--steps", "14", "--save_every", "2", "--cache_gb", "0", "--valid_ev
 
 def test_an_image_that_goes_bad_stops_the_run_and_restored_it_resumes(command, going_bad, tmp_path, monkeypatch):
     good = (going_bad / "1.png").read_bytes()
-    words = with_data(command("run", *FOURTEEN), going_bad)
+    argv = with_data(command("run", *FOURTEEN), going_bad)
     with pytest.raises(SystemExit, match=r"1\.png .*--bad_images skip"):
-        train.main(words)
+        train.main(argv)
     assert checkpoint(tmp_path / "run")["step"] >= 2
     (going_bad / "1.png").write_bytes(good)
     in_third_step(monkeypatch, lambda: None)
@@ -153,7 +153,7 @@ def test_an_image_that_goes_bad_stops_the_run_and_restored_it_resumes(command, g
 
 
 def test_an_image_that_goes_bad_is_skipped_when_asked_to_after_a_restart_too(command, going_bad, tmp_path, capsys):
-    words = with_data(command("run", *FOURTEEN, "--bad_images", "skip"), going_bad)
-    assert train.main(words) == 0 and capsys.readouterr().out.count("unreadable image number 1") == 1
-    assert train.main([*words, "--steps", "16"]) == 0
+    argv = with_data(command("run", *FOURTEEN, "--bad_images", "skip"), going_bad)
+    assert train.main(argv) == 0 and capsys.readouterr().out.count("unreadable image number 1") == 1
+    assert train.main([*argv, "--steps", "16"]) == 0
     assert checkpoint(tmp_path / "run")["step"] == 16

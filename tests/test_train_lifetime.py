@@ -117,22 +117,22 @@ def test_a_signal_ends_with_a_checkpoint_that_resumes_exactly(server, command, t
 @pytest.mark.slow
 def test_a_signal_in_the_middle_of_a_validation_is_obeyed_and_the_validation_made_up_for(server, command, tmp_path):
     valid = command("x")[5]
-    words = ["--steps", "8", "--valid_every", "4", "--valid_hr", valid, f"{valid}/**", "--workers", "1"]
-    run = server.start(command("stopped", *words), patch=SLOW_VALIDATION)
+    argv = ["--steps", "8", "--valid_every", "4", "--valid_hr", valid, f"{valid}/**", "--workers", "1"]
+    run = server.start(command("stopped", *argv), patch=SLOW_VALIDATION)
     run.wait_for("validating")
     os.kill(run.pids[0], signal.SIGTERM)
     assert run.wait() == {0: 143}
     assert "stopped at step 4 of 8" in run.said and "PSNR" not in run.said
     for name in ("stopped", "whole"):
-        assert train.main(command(name, *words)) == 0
+        assert train.main(command(name, *argv)) == 0
     assert_equal_runs(tmp_path / "stopped", tmp_path / "whole")
 
 
 @pytest.mark.slow
 def test_a_second_signal_in_a_validation_ends_the_run_at_once(server, command, tmp_path):
     valid = command("x")[5]
-    words = ["--steps", "8", "--valid_every", "4", "--valid_hr", valid, "--workers", "1", "--save_every", "2"]
-    run = server.start(command("run", *words), patch=SLOW_VALIDATION.replace("sleep(1)", "sleep(100)"))
+    argv = ["--steps", "8", "--valid_every", "4", "--valid_hr", valid, "--workers", "1", "--save_every", "2"]
+    run = server.start(command("run", *argv), patch=SLOW_VALIDATION.replace("sleep(1)", "sleep(100)"))
     run.wait_for("validating")
     family, began = run.family(), time.monotonic()
     os.kill(run.pids[0], signal.SIGTERM)
@@ -157,14 +157,14 @@ def test_torchrun_killed_while_its_ranks_import_leaves_none(root: Path, command,
 @pytest.mark.slow
 @pytest.mark.parametrize("size", ["64k", "1m"])
 def test_a_small_shared_memory_is_enough(root: Path, command, tmp_path: Path, size: str) -> None:
-    words = command("run", "--steps", "3", "--workers", "2")
+    argv = command("run", "--steps", "3", "--workers", "2")
     script = f'mount -t tmpfs -o size={size} none /dev/shm && exec "$@"'
     contained = ["unshare", "--user", "--map-root-user", "--mount", "bash", "-c", script, "-"]
     if subprocess.run([*contained, "true"], capture_output=True, check=False).returncode:
         pytest.skip("this system mounts nothing in a namespace of its own")
     began = time.monotonic()
     done = subprocess.run(
-        [*contained, sys.executable, str(root / "train.py"), *words], capture_output=True, text=True, timeout=120
+        [*contained, sys.executable, str(root / "train.py"), *argv], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
     assert checkpoint(tmp_path / "run")["step"] == 3 and time.monotonic() - began < 90
@@ -174,11 +174,11 @@ def test_a_small_shared_memory_is_enough(root: Path, command, tmp_path: Path, si
 def test_torchrun_ends_with_a_checkpoint_and_does_not_outlive_its_death(root: Path, command, tmp_path: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    words = command("run", "--steps", "100000", "--workers", "1", "--log_every", "0", "--valid_every", "100000")
+    argv = command("run", "--steps", "100000", "--workers", "1", "--log_every", "0", "--valid_every", "100000")
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):
         output = (tmp_path / "output.txt").open("w+")
         process = subprocess.Popen(
-            [*torchrun, str(root / "train.py"), *words], env=environment, stdout=output, stderr=output, text=True
+            [*torchrun, str(root / "train.py"), *argv], env=environment, stdout=output, stderr=output, text=True
         )
         wait_until(lambda: (tmp_path / "output.txt").read_text().count("\nstep ") > 2, 120)
         family = process_tree(process.pid)

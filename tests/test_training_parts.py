@@ -167,22 +167,22 @@ def test_unusable_files_are_named(tmp_path, text):
 
 
 @pytest.mark.parametrize(
-    "words",
+    "argv",
     ["--batch 0", "--lr 1e-7", "--lr 1e9", "--ema 1", "--valid_lr x", "--milestones 20 10", "--lr inf",
      "--schedule milestones", "--data hr=a,weight=1 b", "--max_minutes -1", "--grad_clip nan", "--steps 50",
      "--steps 99999999999999999999", "--loss l1=1 l1=2", f"--seed {2**64}", "--valid_hr a a",
      "--preset ligth"],
 )  # fmt: skip
-def test_unusable_values_are_refused_by_the_settings_name(words):
-    with pytest.raises(ValueError, match=words.split()[0][2:].split("_")[0]):
-        parse_arguments([*NEEDED, *words.split()])
+def test_unusable_values_are_refused_by_the_settings_name(argv):
+    with pytest.raises(ValueError, match=argv.split()[0][2:].split("_")[0]):
+        parse_arguments([*NEEDED, *argv.split()])
 
 
 def test_the_home_folder_in_a_file_is_found(tmp_path):
     file = tmp_path / "a.yaml"
     file.write_text("out: ~/run\ndata: ['hr=~/a,lr=~/b', 'a~/c']\n")
-    words = settings_words(file)
-    assert words == ["--out", f"{Path.home()}/run", "--data", f"hr={Path.home()}/a,lr={Path.home()}/b", "a~/c"]
+    argv = settings_words(file)
+    assert argv == ["--out", f"{Path.home()}/run", "--data", f"hr={Path.home()}/a,lr={Path.home()}/b", "a~/c"]
 
 
 def test_empty_words_are_refused():
@@ -192,9 +192,9 @@ def test_empty_words_are_refused():
 
 
 def test_unknown_options_name_the_nearest(capsys):
-    for words in ("--min_lrr 1", "--precision fp16"):
+    for argv in ("--min_lrr 1", "--precision fp16"):
         with pytest.raises(SystemExit) as stop:
-            parse_arguments([*NEEDED, *words.split()])
+            parse_arguments([*NEEDED, *argv.split()])
         assert stop.value.code == 2
     assert "--min_lr" in capsys.readouterr().err
 

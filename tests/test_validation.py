@@ -93,16 +93,16 @@ def test_validation_pairs_are_found_by_either_name(tmp_path, name):
     hr, lr = tmp_path / "HR", tmp_path / "LR"
     hr.mkdir()
     lr.mkdir()
-    words = (str(hr),), (str(lr),)
+    argv = (str(hr),), (str(lr),)
     write_png(hr / "img_001.png", noise(32, 36))
     write_png(lr / name, noise(8, 9, 1))
-    np.testing.assert_array_equal(open_sets(*words)[0][0].lq, noise(8, 9, 1))
+    np.testing.assert_array_equal(open_sets(*argv)[0][0].lq, noise(8, 9, 1))
     write_png(lr / name, noise(8, 8))
     with pytest.raises(DataError, match=r"is 8x8, .*img_001\.png needs 9x8"):
-        list(open_sets(*words)[0])
+        list(open_sets(*argv)[0])
     write_png(hr / "img_002.png", noise(32, 36))
     with pytest.raises(DataError, match=r"lacks the low-resolution images of 1 targets: .*img_002\.png"):
-        open_sets(*words)
+        open_sets(*argv)
 
 
 def test_sets_are_called_by_what_tells_them_apart():

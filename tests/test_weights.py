@@ -389,8 +389,10 @@ def test_foreign_metadata_is_left_alone(tmp_path: Path, text: str) -> None:
 
 
 def test_equal_weights_give_equal_bytes(tmp_path: Path) -> None:
-    facts = {f"fact{n}": str(n) for n in range(20)}
-    sums = {save_weights(fresh(), tmp_path / f"{n}", dict(sorted(facts.items(), reverse=n % 2 == 0))) for n in range(4)}
+    record = {f"fact{n}": str(n) for n in range(20)}
+    sums = {
+        save_weights(fresh(), tmp_path / f"{n}", dict(sorted(record.items(), reverse=n % 2 == 0))) for n in range(4)
+    }
     assert len(sums) == 1
 
 
@@ -398,9 +400,9 @@ def test_a_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     save_weights(fresh(), tmp_path / "a.safetensors", {})
     reads, read = [], Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda path: (reads.append(path.name), read(path))[1])
-    found = load(tmp_path / "a.safetensors")
-    build(found)
-    assert reads == ["a.safetensors"] and len(found.sha256) == 64
+    result = load(tmp_path / "a.safetensors")
+    build(result)
+    assert reads == ["a.safetensors"] and len(result.sha256) == 64
 
 
 def test_missing_files_name_what_is_there(tmp_path: Path) -> None:
@@ -467,5 +469,5 @@ def test_released_weights_match_their_checksums_and_load(root: Path) -> None:
 def test_wrappers_and_prefixes_come_off_by_one_rule(tmp_path: Path, wrap: Callable[[dict], dict]) -> None:
     state = fresh().state_dict()
     torch.save(wrap(state), tmp_path / "a.pth")
-    found = read_state_dict(tmp_path / "a.pth")
-    assert found.keys() == state.keys() and all(torch.equal(found[key], state[key]) for key in state)
+    result = read_state_dict(tmp_path / "a.pth")
+    assert result.keys() == state.keys() and all(torch.equal(result[key], state[key]) for key in state)

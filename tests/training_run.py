@@ -145,8 +145,8 @@ class Server:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        words = [*arguments, "--log_every", "0"]
-        request = {"ranks": ranks, "port": port, "patch": patch, "arguments": words}
+        argv = [*arguments, "--log_every", "0"]
+        request = {"ranks": ranks, "port": port, "patch": patch, "arguments": argv}
         line = json.dumps({"output": str(run.output), "report": str(run.report), **request})
         assert self.process.stdin
         print(line, file=self.process.stdin, flush=True)

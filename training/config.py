@@ -135,13 +135,13 @@ def parse_arguments(argv: list[str] | None = None) -> TrainConfig:
     """
     import tyro
 
-    words = sys.argv[1:] if argv is None else argv
-    if "--config" in words[:-1]:
-        position = words.index("--config")
-        words = [*settings_words(Path(words[position + 1])), *words[:position], *words[position + 2 :]]
+    arguments = sys.argv[1:] if argv is None else argv
+    if "--config" in arguments[:-1]:
+        position = arguments.index("--config")
+        arguments = [*settings_words(Path(arguments[position + 1])), *arguments[:position], *arguments[position + 2 :]]
     omit: Any = tyro.conf.OmitArgPrefixes
     groups = omit[make_dataclass("Settings", [(kind.__name__.lower(), kind) for kind in GROUPS])]
-    parsed = tyro.cli(groups, args=words, prog="train.py", use_underscores=True, description=DESCRIPTION)
+    parsed = tyro.cli(groups, args=arguments, prog="train.py", use_underscores=True, description=DESCRIPTION)
     return TrainConfig(**{name: value for group in vars(parsed).values() for name, value in vars(group).items()})
 
 
@@ -158,7 +158,7 @@ def settings_words(path: Path) -> list[str]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     _require(isinstance(content, dict), f"{path} holds no settings: write one `name: value` a line")
-    kinds, words = get_type_hints(TrainConfig), []
+    kinds, arguments = get_type_hints(TrainConfig), []
     for key, value in content.items():
         if key not in kinds:
             raise ConfigError(f"{path}: unknown key {key!r}: {_nearest(key, kinds)}")
@@ -170,10 +170,10 @@ def settings_words(path: Path) -> list[str]:
         fits = (get_origin(kind) is tuple or len(items) == 1) and all(_fits(item, item_kind) for item in items)
         _require(fits, f"{path}: {key} takes {item_kind.__name__}, got {_text(value)!r}")
         if kind is bool:
-            words.append(f"--{key}" if value else f"--no_{key}")
+            arguments.append(f"--{key}" if value else f"--no_{key}")
         else:
-            words += [f"--{key}", *map(_text, items)]
-    return words
+            arguments += [f"--{key}", *map(_text, items)]
+    return arguments
 
 
 def _fits(item: Any, kind: type) -> bool:

@@ -45,8 +45,8 @@ def shown_command(argv: list[str] | None = None) -> str:
     """The command line, with absolute paths cut to their last two parts: folders of a machine tell a reader nothing."""
     module = getattr(sys.modules["__main__"], "__spec__", None)
     program = f"-m {module.name.removesuffix('.__main__')}" if module else Path(sys.argv[0]).name
-    words = sys.argv[1:] if argv is None else argv
-    shown = [str(Path("...", *Path(word).parts[-2:])) if Path(word).is_absolute() else word for word in words]
+    arguments = sys.argv[1:] if argv is None else argv
+    shown = [str(Path("...", *Path(word).parts[-2:])) if Path(word).is_absolute() else word for word in arguments]
     return " ".join(["python", program, *shown])
 
 

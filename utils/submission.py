@@ -51,10 +51,10 @@ class Facts:
 
     def missing(self) -> list[str]:
         """The names of the fields that are still empty, in the file's order."""
-        found = [one.name for one in fields(Facts) if not getattr(self, one.name)]
+        result = [one.name for one in fields(Facts) if not getattr(self, one.name)]
         for number, member in enumerate(self.members, start=1):
-            found += [f"members[{number}].{one.name}" for one in fields(Member) if not getattr(member, one.name)]
-        return found
+            result += [f"members[{number}].{one.name}" for one in fields(Member) if not getattr(member, one.name)]
+        return result
 
 
 def read_facts(path: Path = FILE) -> Facts:

@@ -71,7 +71,7 @@ class Verdict:
 NOTHING = Verdict(False, 0.0, 0, 0.0, 0, "")
 
 
-def verify(ours: View, theirs: View, min_common: float = MIN_COMMON) -> Verdict:
+def verify(ours: View, partners: View, min_common: float = MIN_COMMON) -> Verdict:
     """Register two images and judge.
 
     Args:
@@ -81,29 +81,29 @@ def verify(ours: View, theirs: View, min_common: float = MIN_COMMON) -> Verdict:
         The verdict on the map that fits best.
     """
     best = NOTHING
-    for hypothesis in by_keypoints(ours, theirs)[:_HYPOTHESES]:
-        best = max(best, judge(ours, theirs, hypothesis, min_common), key=_merit)
+    for hypothesis in by_keypoints(ours, partners)[:_HYPOTHESES]:
+        best = max(best, judge(ours, partners, hypothesis, min_common), key=_merit)
         if best.duplicate and best.share >= _ENOUGH:
             return best
     if not best.duplicate:
-        frames = (judge(ours, theirs, hypothesis, min_common) for hypothesis in by_frame(ours, theirs))
+        frames = (judge(ours, partners, hypothesis, min_common) for hypothesis in by_frame(ours, partners))
         best = max([best, *frames], key=_merit)
     return best
 
 
-def judge(ours: View, theirs: View, hypothesis: Hypothesis, min_common: float) -> Verdict:
+def judge(ours: View, partners: View, hypothesis: Hypothesis, min_common: float) -> Verdict:
     """The verdict on one map, as it is or refined."""
-    one, other, found = _common_scale(ours.rgb, theirs.rgb, hypothesis.map)
+    one, other, result = _common_scale(ours.rgb, partners.rgb, hypothesis.map)
     verdict = NOTHING
     for attempt in range(2):
         if attempt:
-            found = refined(one.mean(2), other.mean(2), found, hypothesis.negative)
-        common = _common_share(one, other, found)
-        for agreeing, textured in islice(_levels(one, other, found), _LEVELS):
+            result = refined(one.mean(2), other.mean(2), result, hypothesis.negative)
+        common = _common_share(one, other, result)
+        for agreeing, textured in islice(_levels(one, other, result), _LEVELS):
             share = agreeing / max(textured, 1)
             duplicate = share >= MIN_SHARE and agreeing >= MIN_AGREEING and common >= min_common
-            words = describe(hypothesis.map, hypothesis.negative)
-            verdict = max(verdict, Verdict(duplicate, share, agreeing, common, hypothesis.inliers, words), key=_merit)
+            text = describe(hypothesis.map, hypothesis.negative)
+            verdict = max(verdict, Verdict(duplicate, share, agreeing, common, hypothesis.inliers, text), key=_merit)
         if verdict.share >= _ENOUGH:
             break
     return verdict
@@ -119,10 +119,10 @@ def agreement(one: Real, other: Real, common: NDArray[np.bool_]) -> tuple[int, i
     inner = _eroded(common, _WINDOW // 2)
     if not inner.any():
         return 0, 0
-    ours, theirs = _detail(one), _detail(other)
-    textured = inner & (_window_mean((theirs**2).mean(2)) > _TEXTURE**2)
-    first, second = _directions(ours[inner], theirs[inner])
-    pairs = ((ours.mean(2), theirs.mean(2)), (ours @ first, theirs @ second))
+    ours, partners = _detail(one), _detail(other)
+    textured = inner & (_window_mean((partners**2).mean(2)) > _TEXTURE**2)
+    first, second = _directions(ours[inner], partners[inner])
+    pairs = ((ours.mean(2), partners.mean(2)), (ours @ first, partners @ second))
     likeness = np.maximum(*(abs(_window_correlation(a, b)) for a, b in pairs))
     return int((textured & (likeness >= _AGREEING)).sum()), int(textured.sum())
 
@@ -131,50 +131,50 @@ def _merit(verdict: Verdict) -> tuple[bool, float]:
     return verdict.duplicate, verdict.share * (verdict.agreeing >= MIN_AGREEING)
 
 
-def _common_scale(ours: NDArray[np.uint8], theirs: NDArray[np.uint8], found: Map) -> tuple[Real, Real, Map]:
+def _common_scale(ours: NDArray[np.uint8], partners: NDArray[np.uint8], result: Map) -> tuple[Real, Real, Map]:
     """Both images at one scale, so that neither is finer than the other, and the map between them."""
     h, w = ours.shape[:2]
-    corners = np.array([[0, 0, 1], [w, 0, 1], [0, h, 1], [w, h, 1]]) @ found.T
-    extent = np.minimum(corners.max(0), theirs.shape[1::-1]) - np.maximum(corners.min(0), 0)
-    scale = min(1.0, 1 / scale_of(found), _GRID / max(1.0, float(extent.max())))
-    one, back = scaled(ours, min(1.0, scale * scale_of(found)))
-    other, back_other = scaled(theirs, scale)
-    between = (np.linalg.inv(back_other) @ square(found) @ back)[:2]
+    corners = np.array([[0, 0, 1], [w, 0, 1], [0, h, 1], [w, h, 1]]) @ result.T
+    extent = np.minimum(corners.max(0), partners.shape[1::-1]) - np.maximum(corners.min(0), 0)
+    scale = min(1.0, 1 / scale_of(result), _GRID / max(1.0, float(extent.max())))
+    one, back = scaled(ours, min(1.0, scale * scale_of(result)))
+    other, back_other = scaled(partners, scale)
+    between = (np.linalg.inv(back_other) @ square(result) @ back)[:2]
     return one.astype(np.float32), other.astype(np.float32), between
 
 
-def _levels(one: Real, other: Real, found: Map) -> Any:
+def _levels(one: Real, other: Real, result: Map) -> Any:
     """The agreement on each level of a pyramid, in pixels of the finest, while there are windows to compare."""
     level = 0
     while min(other.shape[:2]) > _WINDOW:
-        laid, common = _warped(cv2.GaussianBlur(one, (0, 0), _BLUR), other.shape[:2], found)
+        laid, common = _warped(cv2.GaussianBlur(one, (0, 0), _BLUR), other.shape[:2], result)
         agreeing, textured = agreement(laid, cv2.GaussianBlur(other, (0, 0), _BLUR), common)
         yield agreeing, textured
         level += 1
         (one, back), (other, back_other) = scaled(one, 0.5), scaled(other, 0.5)
-        found = (np.linalg.inv(back_other) @ square(found) @ back)[:2]
+        result = (np.linalg.inv(back_other) @ square(result) @ back)[:2]
 
 
-def _warped(one: Real, shape: tuple[int, int], found: Map) -> tuple[Real, NDArray[np.bool_]]:
+def _warped(one: Real, shape: tuple[int, int], result: Map) -> tuple[Real, NDArray[np.bool_]]:
     """An image on the other's grid, and where both lie."""
     size = shape[::-1]
-    laid = cv2.warpAffine(one, found, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    inside = cv2.warpAffine(np.ones(one.shape[:2], np.uint8), found, size, flags=cv2.INTER_NEAREST)
+    laid = cv2.warpAffine(one, result, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    inside = cv2.warpAffine(np.ones(one.shape[:2], np.uint8), result, size, flags=cv2.INTER_NEAREST)
     return laid, _eroded(inside > 0, 1)
 
 
-def _common_share(one: Real, other: Real, found: Map) -> float:
-    _, common = _warped(one, other.shape[:2], found)
-    ours, theirs = scale_of(found) ** 2 * one.shape[0] * one.shape[1], other.shape[0] * other.shape[1]
-    return min(1.0, float(common.sum() / min(ours, theirs)))
+def _common_share(one: Real, other: Real, result: Map) -> float:
+    _, common = _warped(one, other.shape[:2], result)
+    ours, partners = scale_of(result) ** 2 * one.shape[0] * one.shape[1], other.shape[0] * other.shape[1]
+    return min(1.0, float(common.sum() / min(ours, partners)))
 
 
-def _directions(ours: Real, theirs: Real) -> tuple[Real, Real]:
+def _directions(ours: Real, partners: Real) -> tuple[Real, Real]:
     """The directions `3`, `3` in the colours `n 3`, `n 3` whose values correlate best."""
-    ours, theirs = ours - ours.mean(0), theirs - theirs.mean(0)
+    ours, partners = ours - ours.mean(0), partners - partners.mean(0)
     ridge = 0.05 * np.eye(3)  # grey images have one direction only
-    whiten = [np.linalg.inv(np.linalg.cholesky(a.T @ a / len(a) + ridge)) for a in (ours, theirs)]
-    left, _, right = np.linalg.svd(whiten[0] @ (ours.T @ theirs / len(ours)) @ whiten[1].T)
+    whiten = [np.linalg.inv(np.linalg.cholesky(a.T @ a / len(a) + ridge)) for a in (ours, partners)]
+    left, _, right = np.linalg.svd(whiten[0] @ (ours.T @ partners / len(ours)) @ whiten[1].T)
     return (whiten[0].T @ left[:, 0]).astype(np.float32), (whiten[1].T @ right[0]).astype(np.float32)
 
 

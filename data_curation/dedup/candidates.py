@@ -80,22 +80,24 @@ def against_evaluation(
     Args:
         theirs: keypoints of the evaluation images, `n` of HASHED each, more of them than a features folder holds.
     """
-    found: dict[Pair, Candidate] = defaultdict(Candidate)
+    result: dict[Pair, Candidate] = defaultdict(Candidate)
     rows: dict[str, list[int]] = defaultdict(list)
     for row, sha1 in enumerate(evaluation.column("sha1")):
         rows[sha1].append(row)
-    _note(found, "sha1", ((row, other) for row, sha1 in enumerate(pool.column("sha1")) for other in rows.get(sha1, [])))
+    _note(
+        result, "sha1", ((row, other) for row, sha1 in enumerate(pool.column("sha1")) for other in rows.get(sha1, []))
+    )
     upright = evaluation.phashes()[:, 0]
     hashes = near_hashes(np.concatenate([upright, upright ^ _NEGATIVE]), pool.phashes(), limits.phash)
-    _note(found, "phash", sorted({(row, other % len(upright)) for row, other in hashes}))
-    _note(found, "embedding", near_embeddings(pool, evaluation, limits))
-    index, ours = EvaluationIndex(theirs), keypoints_of(pool)
-    for start in range(0, len(ours), _ROWS):
-        shared = index.sharing(ours[start : start + _ROWS])
+    _note(result, "phash", sorted({(row, other % len(upright)) for row, other in hashes}))
+    _note(result, "embedding", near_embeddings(pool, evaluation, limits))
+    index, own = EvaluationIndex(theirs), keypoints_of(pool)
+    for start in range(0, len(own), _ROWS):
+        shared = index.sharing(own[start : start + _ROWS])
         for (row, other), count in sorted(shared.items()):
-            _note(found, "keypoints", [(row + start, other)])
-            found[row + start, other].shared = count
-    return dict(sorted(found.items()))
+            _note(result, "keypoints", [(row + start, other)])
+            result[row + start, other].shared = count
+    return dict(sorted(result.items()))
 
 
 def within_pool(pool: Features, rank: NDArray[np.int64], limits: Limits) -> tuple[dict[Pair, Candidate], int]:
@@ -107,7 +109,7 @@ def within_pool(pool: Features, rank: NDArray[np.int64], limits: Limits) -> tupl
     Args:
         rank: of every row, the largest image first.
     """
-    found: dict[Pair, Candidate] = defaultdict(Candidate)
+    result: dict[Pair, Candidate] = defaultdict(Candidate)
     keypoints, thumbnails = keypoints_of(pool), pool.thumbnails()
 
     def ordered(pairs: Iterable[Pair]) -> list[Pair]:
@@ -116,16 +118,16 @@ def within_pool(pool: Features, rank: NDArray[np.int64], limits: Limits) -> tupl
     first: dict[str, int] = {}
     by_rank = np.argsort(rank).tolist()
     digests = pool.column("sha1")
-    _note(found, "sha1", ordered((row, first.setdefault(digests[row], row)) for row in by_rank))
-    _note(found, "phash", ordered(_same_frame(pool.phashes(), thumbnails, rank, limits.phash)))
-    _note(found, "embedding", ordered(near_embeddings(pool, None, limits)))
-    for (a, b), candidate in found.items():
+    _note(result, "sha1", ordered((row, first.setdefault(digests[row], row)) for row in by_rank))
+    _note(result, "phash", ordered(_same_frame(pool.phashes(), thumbnails, rank, limits.phash)))
+    _note(result, "embedding", ordered(near_embeddings(pool, None, limits)))
+    for (a, b), candidate in result.items():
         candidate.shared = shared_keypoints(keypoints[a], keypoints[b])
     kept = {
-        (a, b): one for (a, b), one in found.items()
+        (a, b): one for (a, b), one in result.items()
         if "sha1" in one.kinds or one.shared >= POOL_SHARED or resembling(thumbnails[a], thumbnails[b])
     }  # fmt: skip
-    return dict(sorted(kept.items())), len(found) - len(kept)
+    return dict(sorted(kept.items())), len(result) - len(kept)
 
 
 def by_size(pool: Features) -> NDArray[np.int64]:
@@ -152,21 +154,21 @@ def near_hashes(upright: NDArray[np.uint64], oriented: NDArray[np.uint64], limit
     index = faiss.IndexBinaryMultiHash(_BITS, tables, bits)
     index.nflip = flips
     index.add(upright.astype("<u8").view(np.uint8).reshape(-1, _BITS // 8))
-    found: set[Pair] = set()
+    result: set[Pair] = set()
     for start in range(0, len(oriented), _ROWS):
         block = np.ascontiguousarray(oriented[start : start + _ROWS]).astype("<u8").view(np.uint8)
         distances, labels = index.search(block.reshape(-1, _BITS // 8), min(PARTNERS, len(upright)))
         hit, column = np.nonzero((labels >= 0) & (distances <= limit))
-        found.update(zip((hit // ORIENTATIONS + start).tolist(), labels[hit, column].tolist(), strict=True))
-    return sorted(found)
+        result.update(zip((hit // ORIENTATIONS + start).tolist(), labels[hit, column].tolist(), strict=True))
+    return sorted(result)
 
 
 def near_embeddings(pool: Features, evaluation: Features | None, limits: Limits) -> list[Pair]:
     """The nearest rows of the pool of every evaluation image, or of every image of the pool itself."""
     if evaluation is None:
         return _near_within(pool, limits)
-    found = nearest(pool.shards(), evaluation.vectors(np.arange(len(evaluation))), limits.nearest, limits.cosine)
-    return [(int(partner), row) for row, (partners, _) in enumerate(found) for partner in partners]
+    result = nearest(pool.shards(), evaluation.vectors(np.arange(len(evaluation))), limits.nearest, limits.cosine)
+    return [(int(partner), row) for row, (partners, _) in enumerate(result) for partner in partners]
 
 
 def _near_within(pool: Features, limits: Limits) -> list[Pair]:
@@ -188,11 +190,11 @@ def _near_within(pool: Features, limits: Limits) -> list[Pair]:
     return pairs
 
 
-def resembling(ours: NDArray[np.uint8], theirs: NDArray[np.uint8]) -> bool:
+def resembling(own: NDArray[np.uint8], theirs: NDArray[np.uint8]) -> bool:
     """Whether thumbnails resemble each other in one of the eight orientations."""
     b = theirs - theirs.mean((0, 1))
     for orientation in range(ORIENTATIONS):
-        a = orient(ours, orientation) - ours.mean((0, 1))
+        a = orient(own, orientation) - own.mean((0, 1))
         if (a * b).sum() >= RESEMBLANCE * max(float(np.sqrt((a * a).sum() * (b * b).sum())), 1e-6):
             return True
     return False
@@ -206,20 +208,20 @@ def _same_frame(
     A white background gives thousands of images one hash, which makes millions of pairs. So of the images of one hash
     each is paired with the largest, and with its neighbours in brightness; near hashes pair their largest images.
     """
-    found: list[Pair] = []
+    result: list[Pair] = []
     buckets: dict[int, list[int]] = defaultdict(list)
     for row in np.argsort(rank).tolist():
         buckets[int(hashes[row].min())].append(row)  # the least of the eight is the same for all orientations
     for members in buckets.values():
         brightness = sorted(members, key=lambda row: (int(thumbnails[row].sum()), rank[row]))
-        found += [(row, members[0]) for row in members[1:]]
-        found += [pair for step in range(1, WINDOW + 1) for pair in zip(brightness[step:], brightness, strict=False)]
+        result += [(row, members[0]) for row in members[1:]]
+        result += [pair for step in range(1, WINDOW + 1) for pair in zip(brightness[step:], brightness, strict=False)]
     largest = np.array([members[0] for members in buckets.values()])
-    return found + [
+    return result + [
         (int(largest[a]), int(largest[b])) for a, b in near_hashes(hashes[largest, 0], hashes[largest], limit)
     ]
 
 
-def _note(found: dict[Pair, Candidate], kind: str, pairs: Iterable[Pair]) -> None:
+def _note(result: dict[Pair, Candidate], kind: str, pairs: Iterable[Pair]) -> None:
     for pair in pairs:
-        found[pair].kinds.append(kind)
+        result[pair].kinds.append(kind)

@@ -49,7 +49,7 @@ def judge(
         if verdicts is None:
             groups = [(partner, [one for one, _ in group]) for partner, group in groupby(part, lambda pair: pair[1])]
             partners, images = zip(*groups, strict=True)
-            verdicts = [one for found in workers.map(_judge, partners, images, [side] * len(groups)) for one in found]
+            verdicts = [one for result in workers.map(_judge, partners, images, [side] * len(groups)) for one in result]
             content = {"mark": mark, "verdicts": [asdict(verdict) for verdict in verdicts]}
             write_bytes(path, (json.dumps(content, indent=1) + "\n").encode())
         yield verdicts
@@ -62,9 +62,9 @@ def evaluation_keypoints(image: ImageId) -> NDArray[np.void]:
 
 
 def _judge(partner: ImageId, images: list[ImageId], side: str) -> list[Verdict]:
-    theirs = _view(partner, EVALUATION_SIDE if side == "evaluation" else POOL_SIDE)
+    partner_view = _view(partner, EVALUATION_SIDE if side == "evaluation" else POOL_SIDE)
     least = MIN_LEAK if side == "evaluation" else MIN_COMMON
-    return [verify(_view(image, POOL_SIDE), theirs, least) for image in images]
+    return [verify(_view(image, POOL_SIDE), partner_view, least) for image in images]
 
 
 @lru_cache(maxsize=16)
@@ -77,7 +77,7 @@ def _load(path: Path, mark: str) -> list[Verdict] | None:
     if not path.exists():
         return None
     try:
-        found = json.loads(path.read_text())
-        return [Verdict(**verdict) for verdict in found["verdicts"]] if found["mark"] == mark else None
+        result = json.loads(path.read_text())
+        return [Verdict(**verdict) for verdict in result["verdicts"]] if result["mark"] == mark else None
     except (ValueError, KeyError, TypeError):
         return None

@@ -55,24 +55,24 @@ class EvaluationIndex:
         found: Shared = {}
         for variant in VARIANTS:
             limits, _, labels = self._index.range_search(keypoints["code"] ^ variant.mask, RADIUS + 1)
-            ours = np.repeat(np.arange(len(keypoints)), np.diff(limits.astype(np.int64)))
-            for one, other, mine, theirs in _by_pair(images, self._images, ours, labels, MIN_SHARED_BY_FEW):
-                shared = _count(keypoints[mine], self._keypoints[theirs], variant)
+            own = np.repeat(np.arange(len(keypoints)), np.diff(limits.astype(np.int64)))
+            for one, other, mine, partners in _by_pair(images, self._images, own, labels, MIN_SHARED_BY_FEW):
+                shared = _count(keypoints[mine], self._keypoints[partners], variant)
                 if shared >= (MIN_SHARED_BY_FEW if self._few[other] else MIN_SHARED):
                     found[one, other] = max(shared, found.get((one, other), 0))
         return found
 
 
-def shared_keypoints(ours: NDArray[np.void], theirs: NDArray[np.void], variants: Sequence[Variant] = VARIANTS) -> int:
+def shared_keypoints(own: NDArray[np.void], partners: NDArray[np.void], variants: Sequence[Variant] = VARIANTS) -> int:
     """How many keypoints of two images, `n` of HASHED, are alike and lie alike, in one of the variants."""
-    if not (len(ours) and len(theirs)):
+    if not (len(own) and len(partners)):
         return 0
     best = 0
-    codes = np.ascontiguousarray(theirs["code"]).view("<u8")
+    codes = np.ascontiguousarray(partners["code"]).view("<u8")
     for variant in variants:
-        changed = np.ascontiguousarray(ours["code"] ^ variant.mask).view("<u8")
+        changed = np.ascontiguousarray(own["code"] ^ variant.mask).view("<u8")
         mine, other = np.nonzero(np.bitwise_count(changed[:, None] ^ codes).sum(2) <= POOL_RADIUS)
-        best = max(best, _count(ours[mine], theirs[other], variant))
+        best = max(best, _count(own[mine], partners[other], variant))
     return best
 
 
@@ -83,22 +83,26 @@ def _flat(images: list[NDArray[np.void]]) -> tuple[NDArray[np.int32], NDArray[np
 
 
 def _by_pair(
-    images: NDArray[np.int32], others: NDArray[np.int32], ours: NDArray[np.int64], theirs: NDArray[np.int64], least: int
+    images: NDArray[np.int32],
+    others: NDArray[np.int32],
+    own: NDArray[np.int64],
+    partners: NDArray[np.int64],
+    least: int,
 ) -> Iterator[tuple[int, int, NDArray[np.int64], NDArray[np.int64]]]:
     """Hits by pair of images: both images, and the rows of their keypoints; pairs of fewer hits are left out."""
-    order = np.lexsort((theirs, ours, others[theirs], images[ours]))
-    ours, theirs = ours[order], theirs[order]
-    pair = np.stack([images[ours], others[theirs]], axis=1)
+    order = np.lexsort((partners, own, others[partners], images[own]))
+    own, partners = own[order], partners[order]
+    pair = np.stack([images[own], others[partners]], axis=1)
     cuts = [*np.flatnonzero(np.r_[True, (pair[1:] != pair[:-1]).any(1)]).tolist(), len(pair)] if len(pair) else []
     for begin, end in pairwise(cuts):
         if end - begin >= least:
             rows = slice(begin, end, 1 + (end - begin) // _TRIED)
-            yield int(pair[begin, 0]), int(pair[begin, 1]), ours[rows], theirs[rows]
+            yield int(pair[begin, 0]), int(pair[begin, 1]), own[rows], partners[rows]
 
 
-def _count(ours: NDArray[np.void], theirs: NDArray[np.void], variant: Variant) -> int:
+def _count(own: NDArray[np.void], partners: NDArray[np.void], variant: Variant) -> int:
     """Of matching keypoints, how many agree on one similarity transform; a keypoint counts once."""
-    places = [one["place"].astype(np.float64) for one in (ours, theirs)]
+    places = [one["place"].astype(np.float64) for one in (own, partners)]
     for place in places:
         place[:, 2] = 2 ** place[:, 2]
     agreeing, _ = consensus(places[0], places[1], variant, _TOLERANCE)

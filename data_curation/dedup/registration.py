@@ -69,26 +69,26 @@ def view(rgb: NDArray[np.uint8], side: int = POOL_SIDE) -> View:
 
 def by_keypoints(ours: View, theirs: View) -> list[Hypothesis]:
     """The maps that keypoints agree on, at most one a variant, the most inliers first."""
-    found: list[Hypothesis] = []
+    results: list[Hypothesis] = []
     for variant in VARIANTS:
         one, other = _matches(ours.keypoints.descriptors, theirs.keypoints.descriptors[:, variant.permutation])
         places = ours.keypoints.places[one], theirs.keypoints.places[other]
         fitted = fit(*places, variant, max(theirs.rgb.shape))
         if fitted and plausible(fitted[0]):
-            found.append(Hypothesis(fitted[0], fitted[1], variant.negative))
+            results.append(Hypothesis(fitted[0], fitted[1], variant.negative))
             if fitted[1] >= ENOUGH:
                 break
-    return sorted(found, key=lambda one: -one.inliers)
+    return sorted(results, key=lambda one: -one.inliers)
 
 
 def by_frame(ours: View, theirs: View) -> Iterator[Hypothesis]:
     """Maps of the whole frame in the orientations that resemble the other image, or its negative."""
     small, target = _small(ours.rgb), _small(theirs.rgb)
     for orientation in range(8):
-        found = frame_map(ours.rgb.shape[:2], theirs.rgb.shape[:2], orientation)
+        results = frame_map(ours.rgb.shape[:2], theirs.rgb.shape[:2], orientation)
         correlation = np.corrcoef(orient(small, orientation).ravel(), target.ravel())[0, 1]
-        if plausible(found) and abs(correlation) >= _FRAME:
-            yield Hypothesis(found, 0, bool(correlation < 0))
+        if plausible(results) and abs(correlation) >= _FRAME:
+            yield Hypothesis(results, 0, bool(correlation < 0))
 
 
 def fit(ours: NDArray[np.float64], theirs: NDArray[np.float64], variant: Variant, side: int) -> tuple[Map, int] | None:
@@ -136,44 +136,44 @@ def consensus(
     return agreeing[best], alike[best]
 
 
-def refined(ours: Image, theirs: Image, found: Map, negative: bool) -> Map:
+def refined(ours: Image, theirs: Image, results: Map, negative: bool) -> Map:
     """The map after ECC, from `h w` to `h w` luma; the map itself where ECC does not converge."""
     signed = -ours if negative else ours
     try:  # ECC's maps lead from the template to the image
-        back = cv2.invertAffineTransform(found).astype(np.float32)
+        back = cv2.invertAffineTransform(results).astype(np.float32)
         _, back = cv2.findTransformECC(theirs, signed, back, cv2.MOTION_AFFINE, _ECC, None, _ECC_FILTER)
         result = np.asarray(cv2.invertAffineTransform(back), np.float64)
     except cv2.error:  # it raises where the images do not correlate
-        return found
-    return result if plausible(result) else found
+        return results
+    return result if plausible(result) else results
 
 
-def plausible(found: Map) -> bool:
+def plausible(results: Map) -> bool:
     """Whether a map neither stretches nor scales too much."""
-    if not np.isfinite(found).all():
+    if not np.isfinite(results).all():
         return False
-    axes = np.linalg.svd(found[:, :2], compute_uv=False)
+    axes = np.linalg.svd(results[:, :2], compute_uv=False)
     return bool(axes[1] > 1 / MAX_SCALE and axes[0] < min(MAX_SCALE, MAX_STRETCH * axes[1]))
 
 
-def describe(found: Map, negative: bool) -> str:
+def describe(results: Map, negative: bool) -> str:
     """A map in words: mirrored left to right, then turned clockwise in degrees, size, and shift in pixels."""
-    mirror = np.linalg.det(found[:, :2]) < 0
-    across = -found[:, 0] if mirror else found[:, 0]  # where the image's rows point to
+    mirror = np.linalg.det(results[:, :2]) < 0
+    across = -results[:, 0] if mirror else results[:, 0]  # where the image's rows point to
     turn = round(np.degrees(np.arctan2(across[1], across[0]))) % 360
-    words = ["negative"] * negative + ["mirrored"] * bool(mirror) + [f"turned by {turn}"] * bool(turn)
-    right, down = found[:, 2].round() + 0.0  # no minus zero
-    return ", ".join([*words, f"x{scale_of(found):.2f}", f"shift {right:+.0f} {down:+.0f}"])
+    text = ["negative"] * negative + ["mirrored"] * bool(mirror) + [f"turned by {turn}"] * bool(turn)
+    right, down = results[:, 2].round() + 0.0  # no minus zero
+    return ", ".join([*text, f"x{scale_of(results):.2f}", f"shift {right:+.0f} {down:+.0f}"])
 
 
-def scale_of(found: Map) -> float:
+def scale_of(results: Map) -> float:
     """By how much a map enlarges."""
-    return float(np.sqrt(abs(np.linalg.det(found[:, :2]))))
+    return float(np.sqrt(abs(np.linalg.det(results[:, :2]))))
 
 
-def square(found: Map) -> Square:
+def square(results: Map) -> Square:
     """A map as a matrix that can be multiplied."""
-    return np.vstack([found, [0.0, 0.0, 1.0]])
+    return np.vstack([results, [0.0, 0.0, 1.0]])
 
 
 def scaled(image: Image, scale: float) -> tuple[Image, Square]:

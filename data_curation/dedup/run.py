@@ -84,29 +84,29 @@ class Deduplication:
         """
         findings: list[Finding] = []
         for number, features in enumerate(self.evaluation):
-            theirs = list(self.workers.map(evaluation_keypoints, self.ids[id(features)], chunksize=4))
-            found = against_evaluation(self.pool, features, theirs, self.limits)
-            findings += self._judged(found, features, f"evaluation{number}")
+            partners = list(self.workers.map(evaluation_keypoints, self.ids[id(features)], chunksize=4))
+            result = against_evaluation(self.pool, features, partners, self.limits)
+            findings += self._judged(result, features, f"evaluation{number}")
         gone = {finding.row for finding in findings if finding.duplicate}
         rank = by_size(self.pool)
         if not self.args.keep_pool_duplicates:
-            found, self.passed_over = within_pool(self.pool, rank, self.limits)
-            found = {pair: candidate for pair, candidate in found.items() if gone.isdisjoint(pair)}
-            findings += self._judged(found, self.pool, "pool")
+            result, self.passed_over = within_pool(self.pool, rank, self.limits)
+            result = {pair: candidate for pair, candidate in result.items() if gone.isdisjoint(pair)}
+            findings += self._judged(result, self.pool, "pool")
         decide(findings, rank)
         if len(gone) == len(self.pool):
             raise DataError(f"every image of {self.pool.folder} duplicates an evaluation image: give a training pool")
         return findings
 
-    def _judged(self, found: dict[Pair, Candidate], features: Features, kind: str) -> list[Finding]:
+    def _judged(self, result: dict[Pair, Candidate], features: Features, kind: str) -> list[Finding]:
         """Findings in the order of the candidates; judged in the order of their partners, who are prepared once."""
         side = "pool" if features is self.pool else "evaluation"
-        findings = [Finding(*pair, features, side, candidate) for pair, candidate in found.items()]
+        findings = [Finding(*pair, features, side, candidate) for pair, candidate in result.items()]
         order = sorted(findings, key=lambda one: (one.partner, one.row))
-        ours, theirs = self.ids[id(self.pool)], self.ids[id(features)]
+        own, partners = self.ids[id(self.pool)], self.ids[id(features)]
         done = 0
         for block in judge(
-            [(ours[one.row], theirs[one.partner]) for one in order], side, self.work, kind, self.workers
+            [(own[one.row], partners[one.partner]) for one in order], side, self.work, kind, self.workers
         ):
             for verdict in block:
                 order[done].verdict = verdict
@@ -124,15 +124,15 @@ def write_table(path: Path, findings: Sequence[Finding], run: Deduplication) -> 
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    ours, hashes = run.names(run.pool), run.pool.phashes()
+    own, hashes = run.names(run.pool), run.pool.phashes()
     others = {id(one): (run.names(one), one.phashes()) for one in (run.pool, *run.evaluation)}
     for one, cosine in zip(findings, _cosines(findings, run.pool), strict=True):
-        names, theirs = others[id(one.features)]
-        bits = int(distance(hashes[one.row], theirs[one.partner, 0]).min())
-        found = one.verdict
-        writer.writerow((ours[one.row], "+".join(one.candidate.kinds), names[one.partner], one.side,
-                         int(one.same_bytes), bits, f"{cosine:.4f}", one.candidate.shared, f"{found.share:.3f}",
-                         found.agreeing, f"{found.common:.3f}", found.inliers, found.transformation,
+        names, partners = others[id(one.features)]
+        bits = int(distance(hashes[one.row], partners[one.partner, 0]).min())
+        result = one.verdict
+        writer.writerow((own[one.row], "+".join(one.candidate.kinds), names[one.partner], one.side,
+                         int(one.same_bytes), bits, f"{cosine:.4f}", one.candidate.shared, f"{result.share:.3f}",
+                         result.agreeing, f"{result.common:.3f}", result.inliers, result.transformation,
                          one.decision))  # fmt: skip
     write_bytes(path, text.getvalue().encode())
 
@@ -148,10 +148,10 @@ def write_picture(path: Path, findings: Sequence[Finding], run: Deduplication) -
         return
     boxes = []
     for one in shown[:PICTURED]:
-        ours, theirs = run.ids[id(run.pool)][one.row], run.ids[id(one.features)][one.partner]
-        facts = f"{one.verdict.share:.0%} agree, {one.verdict.transformation}"
-        words = [f"pool: {ours.name}", f"{one.side}: {theirs.name}", facts]
-        boxes.append(side_by_side(read_checked(*ours), read_checked(*theirs), 176, words))
+        own, partners = run.ids[id(run.pool)][one.row], run.ids[id(one.features)][one.partner]
+        record = f"{one.verdict.share:.0%} agree, {one.verdict.transformation}"
+        texts = [f"pool: {own.name}", f"{one.side}: {partners.name}", record]
+        boxes.append(side_by_side(read_checked(*own), read_checked(*partners), 176, texts))
     write_png(path, sheet(boxes, 4))
 
 
@@ -274,6 +274,6 @@ def _cosines(findings: Sequence[Finding], pool: Features) -> Iterator[float]:
         pairs = list(group)
         for start in range(0, len(pairs), _BATCH):
             part = pairs[start : start + _BATCH]
-            ours = pool.vectors([one.row for one in part]).astype(np.float64)
-            theirs = part[0].features.vectors([one.partner for one in part])
-            yield from (ours * theirs).sum(1).tolist()
+            own = pool.vectors([one.row for one in part]).astype(np.float64)
+            partners = part[0].features.vectors([one.partner for one in part])
+            yield from (own * partners).sum(1).tolist()

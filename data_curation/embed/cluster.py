@@ -77,14 +77,14 @@ def embed_by_tasks(
 
 def with_absolute_paths(args: argparse.Namespace) -> argparse.Namespace:
     """The command's arguments for a process that was started in another folder."""
-    words = {**vars(args), "out": args.out.absolute()}
+    argv = {**vars(args), "out": args.out.absolute()}
     if args.weights:
-        words["weights"] = args.weights.absolute()
+        argv["weights"] = args.weights.absolute()
     if args.model.startswith(LOCAL_MODEL):
-        words["model"] = LOCAL_MODEL + os.path.abspath(args.model.removeprefix(LOCAL_MODEL))
+        argv["model"] = LOCAL_MODEL + os.path.abspath(args.model.removeprefix(LOCAL_MODEL))
     if os.path.isfile(args.pretrained):
-        words["pretrained"] = os.path.abspath(args.pretrained)
-    return argparse.Namespace(**words)
+        argv["pretrained"] = os.path.abspath(args.pretrained)
+    return argparse.Namespace(**argv)
 
 
 def check_reachable(address: str) -> None:

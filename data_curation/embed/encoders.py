@@ -61,8 +61,8 @@ class Encoder:
             torch.tensor(v, device=self.device)[:, None, None] for v in (self.preprocess.mean, self.preprocess.std)
         )
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            found = self.network((x - mean) / std)
-        return found.float().cpu().numpy()[: len(pixels)]
+            result = self.network((x - mean) / std)
+        return result.float().cpu().numpy()[: len(pixels)]
 
 
 def clip_encoder(name: str, pretrained: str, device: torch.device, bf16: bool, batch: int) -> Encoder:
@@ -83,12 +83,12 @@ def clip_encoder(name: str, pretrained: str, device: torch.device, bf16: bool, b
     if not scheme:
         _check_names(name, pretrained, file)
     try:
-        found = open_clip.create_model(name, None if scheme else pretrained, require_pretrained=True)
+        result = open_clip.create_model(name, None if scheme else pretrained, require_pretrained=True)
     except Exception as error:  # of the hub's client, of the network, of torch: no common ancestor
         raise EncoderError(_why_no_clip(name, pretrained, bool(file or scheme == LOCAL_MODEL), error)) from error
     weights = _clip_weights(name, pretrained, file)
     short = Path(name.removeprefix(LOCAL_MODEL)).name if scheme == LOCAL_MODEL else name
-    preprocess, tower = _clip_preprocess(found), found.to(device).eval()
+    preprocess, tower = _clip_preprocess(result), result.to(device).eval()
     dimension = _dimension(tower.encode_image, preprocess, device)
     model = f"{short}:{_short(weights)}"
     return Encoder(model, weights, preprocess, tower.encode_image, dimension, device, bf16, batch)
@@ -170,13 +170,13 @@ def _clip_preprocess(model: Any) -> Preprocess:
     """From open_clip's own record of the preprocessing."""
     import open_clip
 
-    found = open_clip.get_model_preprocess_cfg(model)
-    size = found["size"]
+    result = open_clip.get_model_preprocess_cfg(model)
+    size = result["size"]
     sides = {size} if isinstance(size, int) else set(size)
     if len(sides) != 1:
         raise EncoderError(f"an encoder of {size} pixels is unknown: take one of square input")
     side = sides.pop()
-    return _preprocess(side, side, found["resize_mode"], found["interpolation"], found["mean"], found["std"])
+    return _preprocess(side, side, result["resize_mode"], result["interpolation"], result["mean"], result["std"])
 
 
 def _preprocess(resize: int, crop: int, mode: str, interpolation: str, mean: Any, std: Any) -> Preprocess:
@@ -228,7 +228,7 @@ def _state(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        found = torch.load(path, map_location="cpu", weights_only=True)
-        return dict(found.get("state_dict", found))
+        result = torch.load(path, map_location="cpu", weights_only=True)
+        return dict(result.get("state_dict", result))
     except (OSError, SafetensorError, RuntimeError, ValueError, AttributeError, EOFError, UnpicklingError) as error:
         raise EncoderError(f"{path} cannot be read as weights ({error}): give a .safetensors or .pth file") from error

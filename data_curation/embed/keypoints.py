@@ -83,8 +83,8 @@ def find_keypoints(rgb: NDArray[np.uint8], side: int = POOL_SIDE, count: int = P
         size = max(1, round(w * scale)), max(1, round(h * scale))
         luma = cv2.resize(luma, size, interpolation=cv2.INTER_AREA)
     sift = cv2.SIFT_create(nfeatures=0, contrastThreshold=_CONTRAST, edgeThreshold=_EDGE)
-    found = sift.detect(luma, None)
-    chosen = [found[number] for number in _spread(found, luma.shape, count)]
+    result = sift.detect(luma, None)
+    chosen = [result[number] for number in _spread(result, luma.shape, count)]
     if not chosen:
         return Keypoints(np.empty((0, 4)), np.empty((0, 128), np.float32))
     chosen, descriptors = sift.compute(luma, chosen)
@@ -101,25 +101,25 @@ def hashed(keypoints: Keypoints, h: int, w: int) -> NDArray[np.void]:
     A code is the hash of the descriptor; a place is x, y and log2 of the size, all in units of the longer side, and the
     angle in degrees.
     """
-    found = np.empty(len(keypoints.places), HASHED)
+    result = np.empty(len(keypoints.places), HASHED)
     bits = (keypoints.descriptors.astype(np.float64) - _MEAN_DESCRIPTOR) @ _PROJECTIONS > 0  # n 128
-    found["code"] = np.packbits(bits, axis=1)
+    result["code"] = np.packbits(bits, axis=1)
     x, y, size, angle = keypoints.places.T
     unit = max(h, w)
-    found["place"] = np.stack([x / unit, y / unit, np.log2(size / unit), angle], axis=1)
-    return found
+    result["place"] = np.stack([x / unit, y / unit, np.log2(size / unit), angle], axis=1)
+    return result
 
 
-def _spread(found: list[cv2.KeyPoint], shape: tuple[int, ...], count: int) -> NDArray[np.int64]:
+def _spread(result: list[cv2.KeyPoint], shape: tuple[int, ...], count: int) -> NDArray[np.int64]:
     """Numbers of the keypoints to keep: the strongest of each cell and octave in turn."""
-    points = np.array([k.pt for k in found]).reshape(-1, 2)
-    strength = np.array([k.response for k in found])
-    octave = np.clip(np.log2([k.size / 2 for k in found]), 0, _OCTAVES - 1).astype(int)
+    points = np.array([k.pt for k in result]).reshape(-1, 2)
+    strength = np.array([k.response for k in result])
+    octave = np.clip(np.log2([k.size / 2 for k in result]), 0, _OCTAVES - 1).astype(int)
     across, down = np.minimum(points / shape[1::-1] * _CELLS, _CELLS - 1).astype(int).T
     bucket = (down * _CELLS + across) * _OCTAVES + octave
     order = np.lexsort((-strength, bucket))
-    rank = np.empty(len(found), np.int64)
-    rank[order] = np.arange(len(found)) - np.searchsorted(bucket[order], bucket[order])
+    rank = np.empty(len(result), np.int64)
+    rank[order] = np.arange(len(result)) - np.searchsorted(bucket[order], bucket[order])
     return np.lexsort((-strength, rank))[:count]
 
 

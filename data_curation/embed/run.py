@@ -67,10 +67,10 @@ def prepare(folder: Path, settings: Settings, write: bool) -> None:
     """
     make_folder(folder)
     if (folder / SETTINGS).exists():
-        found = read_settings(folder)
-        changed = [key for key in vars(settings) if getattr(found, key) != getattr(settings, key)]
+        result = read_settings(folder)
+        changed = [key for key in vars(settings) if getattr(result, key) != getattr(settings, key)]
         if changed:
-            was = ", ".join(f"{key} {getattr(found, key)} (now {getattr(settings, key)})" for key in changed)
+            was = ", ".join(f"{key} {getattr(result, key)} (now {getattr(settings, key)})" for key in changed)
             raise FeaturesError(f"{folder} was begun with other settings: {was}; choose another --out, or delete it")
     elif write:
         write_bytes(folder / SETTINGS, settings.encode())
@@ -84,10 +84,10 @@ def unfinished(folder: Path, settings: Settings, shards: Sequence[list[ImageFile
     """
     todo = []
     for number in mine:
-        found = finished_inputs(folder, number)
-        if found is None:
+        result = finished_inputs(folder, number)
+        if result is None:
             todo.append(number)
-        elif found != fingerprint(shards[number], settings):
+        elif result != fingerprint(shards[number], settings):
             raise FeaturesError(
                 f"the images of shard {number} ({shards[number][0].name}, ...), or the encoder, have changed since: "
                 f"choose another --out, or delete {folder}/shard_{number:05}.parquet to embed them again"
@@ -111,8 +111,8 @@ def run(args: argparse.Namespace) -> None:
     prepare(args.out, settings, write=rank == 0)
     todo = unfinished(args.out, settings, shards, range(rank, len(shards), world))
     work = embed_by_ray(args, settings, shards, todo) if args.ray else embed_here(encoder, args, settings, shards, todo)
-    for number, found, unreadable, seconds in work:
-        _print_shard(number, len(shards), found, unreadable, seconds)
+    for number, result, unreadable, seconds in work:
+        _print_shard(number, len(shards), result, unreadable, seconds)
     if (args.out / SETTINGS).exists() and all(finished_inputs(args.out, n) is not None for n in range(len(shards))):
         features = Features(args.out)
         lost = len(images) - len(features)

@@ -68,11 +68,11 @@ def embed_shard(
     rows, records, unreadable = [], [], []
     for start in range(0, len(images), encoder.batch):
         batch = images[start : start + encoder.batch]
-        found = list(islice(outcomes, len(batch)))
-        vectors, known = embed_batch(encoder, found)
+        result = list(islice(outcomes, len(batch)))
+        vectors, known = embed_batch(encoder, result)
         rows.append(vectors)
         records += known
-        unreadable += [(image.name, why) for image, why in zip(batch, found, strict=True) if isinstance(why, str)]
+        unreadable += [(image.name, why) for image, why in zip(batch, result, strict=True) if isinstance(why, str)]
     return np.concatenate(rows), records, unreadable
 
 
@@ -104,8 +104,8 @@ def embed_here(
     with closing(read_images((image for number in todo for image in shards[number]), encoder, args)) as outcomes:
         for number in todo:
             since = time.monotonic()
-            found, unreadable = embed_and_write(encoder, args, settings, number, shards[number], outcomes)
-            yield number, found, unreadable, time.monotonic() - since
+            result, unreadable = embed_and_write(encoder, args, settings, number, shards[number], outcomes)
+            yield number, result, unreadable, time.monotonic() - since
 
 
 def fingerprint(images: Sequence[ImageFile], settings: Settings) -> str:

@@ -75,10 +75,10 @@ class Inputs:
 
     def _check(self) -> None:
         """Raise DataError if the stages' counts contradict each other."""
-        counts, found = self.selection["counts"], self.duplicates["counts"]
-        removed = found["removed_for_evaluation"] + found["removed_within_pool"]
+        counts, result = self.selection["counts"], self.duplicates["counts"]
+        removed = result["removed_for_evaluation"] + result["removed_within_pool"]
         pairs = (
-            ("readable images", counts["readable"], found["readable"]),
+            ("readable images", counts["readable"], result["readable"]),
             ("rows of the table", counts["readable"], len(self.passed) + len(self.closed)),
             ("embeddings of the pool", counts["readable"], len(self.pool)),
             ("duplicates left out", counts["left_out"].get(_DUPLICATE, 0), removed),
@@ -94,16 +94,16 @@ class Inputs:
 
 def flow(inputs: Inputs) -> list[dict[str, Any]]:
     """The factsheet's Figure 1, with counts: stages, images left, and why others went."""
-    counts, found = inputs.selection["counts"], inputs.duplicates["counts"]
+    counts, result = inputs.selection["counts"], inputs.duplicates["counts"]
     gates = Counter(reason for reason in inputs.closed["reason"].to_pylist() if reason != _DUPLICATE)
-    after = counts["readable"] - found["removed_for_evaluation"]
+    after = counts["readable"] - result["removed_for_evaluation"]
     unreadable, full = counts["pool"] - counts["readable"], counts["of_full_cells"]
     stages: tuple[tuple[str, int, dict[str, int]], ...] = (
         ("pool", counts["pool"], {}),
         ("readable", counts["readable"], {"unreadable": unreadable}),
-        ("not an evaluation image", after, {"near-duplicates of evaluation images": found["removed_for_evaluation"]}),
-        ("no duplicate in the pool", after - found["removed_within_pool"],
-         {"near-duplicates of larger images": found["removed_within_pool"]}),
+        ("not an evaluation image", after, {"near-duplicates of evaluation images": result["removed_for_evaluation"]}),
+        ("no duplicate in the pool", after - result["removed_within_pool"],
+         {"near-duplicates of larger images": result["removed_within_pool"]}),
         ("passed the gates", counts["eligible"], dict(sorted(gates.items()))),
         ("chosen: Data-LDCC", counts["chosen"],
          {"less similar": counts["eligible"] - counts["chosen"] - full, "of cells that were full": full}),
@@ -191,14 +191,14 @@ def map_of(inputs: Inputs) -> list[dict[str, Any]]:
         ("queries", 4.0, inputs.queries, query_names, np.arange(len(query_names))),
     ):
         drawn = rows[evenly(len(rows), POINTS)]
-        words = f"{kind}: {len(drawn):,} of {len(rows):,} drawn"
-        groups.append((kind, radius, words, (features.vectors(drawn) - mean) @ axes, known[drawn]))
+        texts = f"{kind}: {len(drawn):,} of {len(rows):,} drawn"
+        groups.append((kind, radius, texts, (features.vectors(drawn) - mean) @ axes, known[drawn]))
     every = np.concatenate([places for *_, places, _ in groups])
     low, size = every.min(0), np.maximum(np.ptp(every, axis=0), 1e-9)
     return [
-        {"kind": kind, "radius": radius, "words": words,
+        {"kind": kind, "radius": radius, "words": texts,
          "points": [(*place, Path(name).name) for place, name in zip((places - low) / size, labels, strict=True)]}
-        for kind, radius, words, places, labels in groups
+        for kind, radius, texts, places, labels in groups
     ]  # fmt: skip
 
 
@@ -223,7 +223,7 @@ def parameters_of(inputs: Inputs) -> list[tuple[str, str, str]]:
     """Stage, name and value of every parameter."""
     stages = {"dedup": inputs.duplicates["parameters"], "select": inputs.selection["parameters"],
               "embed": inputs.selection["pool"]}  # fmt: skip
-    return [(stage, name, json.dumps(value)) for stage, found in stages.items() for name, value in found.items()
+    return [(stage, name, json.dumps(value)) for stage, result in stages.items() for name, value in result.items()
             if value is not None]  # fmt: skip
 
 
@@ -282,8 +282,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _no_clip(model: str) -> list[str]:
-    words = f"These embeddings are {model}: the convolutions of AlexNet, not CLIP. They tell textures from each other."
-    return [words] if model.startswith("alexnet") else []
+    texts = f"These embeddings are {model}: the convolutions of AlexNet, not CLIP. They tell textures from each other."
+    return [texts] if model.startswith("alexnet") else []
 
 
 def _neighbours(inputs: Inputs) -> NDArray[np.uint8]:
@@ -307,8 +307,8 @@ def _beside_query(row: dict[str, Any]) -> NDArray[np.uint8]:
     return side_by_side(find_image(name).read_rgb(), find_image(query).read_rgb(), BOX, lines)
 
 
-def _box(name: str, words: str) -> NDArray[np.uint8]:
-    return captioned(fitted(find_image(name).read_rgb(), BOX, BOX), [words, Path(name).name])
+def _box(name: str, texts: str) -> NDArray[np.uint8]:
+    return captioned(fitted(find_image(name).read_rgb(), BOX, BOX), [texts, Path(name).name])
 
 
 def _read_json(path: Path, stage: str) -> dict[str, Any]:

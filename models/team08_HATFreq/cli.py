@@ -55,15 +55,15 @@ def plan(inputs: list[Path], output: Path | None) -> dict[Path, Path]:
     """
     files: list[Path] = []
     for entry in inputs:
-        found = list_images(entry) if entry.is_dir() else [entry]
-        if not found:
+        matches = list_images(entry) if entry.is_dir() else [entry]
+        if not matches:
             raise RestorationError(f"{entry} holds no images (PNG, JPEG, BMP, TIFF or WebP)")
         if entry.is_dir() and (others := passed_over(entry)):
             print(f"{entry}: skipped {others}")
         if entry.is_dir():  # the results of a run before may stand there, too
-            made = {f"{path.stem}_x4.png" for path in found}
-            found = [path for path in found if path.name not in made]
-        files += found
+            made = {f"{path.stem}_x4.png" for path in matches}
+            matches = [path for path in matches if path.name not in made]
+        files += matches
     results = name_results(files, output)
     refuse_inputs(results, files)
     return results
@@ -104,7 +104,7 @@ def restore_file(restorer: HATFreqRestorer, source: Path, target: Path, quality:
         restorer.progress = progress
         result, _ = restore_picture(restorer, picture)
     write_picture(target, result, quality)
-    lost = f" (not kept: {', '.join(found)})" if (found := picture.metadata.lost_in(target)) else ""
+    lost = f" (not kept: {', '.join(matches)})" if (matches := picture.metadata.lost_in(target)) else ""
     return f"{target}  {result.rgb.shape[1]}x{result.rgb.shape[0]}{lost}"
 
 

@@ -282,28 +282,28 @@ def load_restorer(
         RestorationError: weights of another scale than x4, or a setting out of range.
         WeightsError: the file cannot be used.
     """
-    found = load(weights_file(Path(model_dir), preset))
-    model, message = build(found, preset)
+    result = load(weights_file(Path(model_dir), preset))
+    model, message = build(result, preset)
     if model.config.scale != 4:
-        raise RestorationError(f"{found.path} is for x{model.config.scale}, and results here are x4: use x4 weights")
+        raise RestorationError(f"{result.path} is for x{model.config.scale}, and results here are x4: use x4 weights")
     torch.backends.cuda.matmul.allow_tf32 = False  # which some containers switch on
     if world().is_main:
         print(message)
         if precision == "bf16" and slow_bf16(device):
             print("this processor has no bf16 units (AVX-512): --precision fp32 is several times as fast")
     restorer = HATFreqRestorer(model.to(device).eval(), device, precision, tile, tile_overlap, ensemble, None, progress)
-    restorer.settings |= settings_of(found, model, precision, tile, restorer.overlap, ensemble)
+    restorer.settings |= settings_of(result, model, precision, tile, restorer.overlap, ensemble)
     return restorer
 
 
 def settings_of(
-    found: LoadedWeights, model: HATFreq, precision: str, tile: int | None, tile_overlap: int, ensemble: int
+    result: LoadedWeights, model: HATFreq, precision: str, tile: int | None, tile_overlap: int, ensemble: int
 ) -> dict[str, Any]:
     """All that a result depends on, for the record."""
     return {
         "model": describe_config(model.config),
-        "weights": found.path.name,
-        "weights_sha256": found.sha256,
+        "weights": result.path.name,
+        "weights_sha256": result.sha256,
         "precision": precision,
         "tile": "auto" if tile is None else tile,
         "tile_overlap": tile_overlap,

@@ -273,8 +273,8 @@ def peak_memory(device: torch.device | None) -> tuple[int | None, str]:
         import resource
     except ImportError:  # Windows
         return None, "memory"
-    found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return (found if sys.platform == "darwin" else found * 1024), "memory"
+    result = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return (result if sys.platform == "darwin" else result * 1024), "memory"
 
 
 def resident_memory(field: str) -> int | None:

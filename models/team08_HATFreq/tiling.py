@@ -106,9 +106,9 @@ class _SampleWriter:
                 self._write(top + row, left, to_samples(block[..., row : row + BAND, :], self.samples.dtype))
             return
         self.finite &= torch.isfinite(block).all()  # looked at once, at the end: asking would wait for the GPU
-        found = _quantised(block, self.samples.dtype)
-        host = torch.empty(found.shape, dtype=found.dtype, pin_memory=True)
-        host.copy_(found, non_blocking=True)
+        result = _quantised(block, self.samples.dtype)
+        host = torch.empty(result.shape, dtype=result.dtype, pin_memory=True)
+        host.copy_(result, non_blocking=True)
         event = torch.cuda.Event()
         event.record()
         self._fetch()

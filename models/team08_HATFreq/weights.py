@@ -108,7 +108,7 @@ def load_weights(model: HATFreq, path: str | os.PathLike[str]) -> str:
     return load_into(model, load(path))
 
 
-def build(found: LoadedWeights, preset: str | None = None) -> tuple[HATFreq, str]:
+def build(result: LoadedWeights, preset: str | None = None) -> tuple[HATFreq, str]:
     """The network of a weights file with its weights, and one line for the log.
 
     Args:
@@ -119,17 +119,17 @@ def build(found: LoadedWeights, preset: str | None = None) -> tuple[HATFreq, str
         ValueError: an unknown preset.
     """
     if preset is None:
-        config = found.shape
+        config = result.shape
     elif preset in PRESETS:
         # A plain HAT file runs without fusion blocks: fresh ones would change nothing but the time.
-        config = override(PRESETS[preset], {"frequency": found.shape.frequency})
+        config = override(PRESETS[preset], {"frequency": result.shape.frequency})
     else:
         raise ValueError(f"unknown preset {preset!r}: choose from {', '.join(PRESETS)}")
     model = HATFreq(config)
-    return model, load_into(model, found)
+    return model, load_into(model, result)
 
 
-def load_into(model: HATFreq, found: LoadedWeights) -> str:
+def load_into(model: HATFreq, result: LoadedWeights) -> str:
     """Load weights into a model, all of them or nothing.
 
     A plain HAT file fits a model with fresh fusion blocks too: they are zero, so the result is exactly HAT's.
@@ -140,18 +140,18 @@ def load_into(model: HATFreq, found: LoadedWeights) -> str:
     Raises:
         WeightsError: the file does not fit, with the reason.
     """
-    own, state = model.state_dict(), found.state
+    own, state = model.state_dict(), result.state
     fusion = list(model.fusion_parameters())
     fresh = [] if any(".freq." in key for key in state) else fusion
     buffers = [key for key in own if key.startswith("relative_position_index") and key not in state]
-    if reason := _misfit(found, model, optional={*fresh, *buffers}):
-        raise WeightsError(f"{found.path} does not fit: {reason}")
+    if reason := _misfit(result, model, optional={*fresh, *buffers}):
+        raise WeightsError(f"{result.path} does not fit: {reason}")
     if any(own[key].any() for key in fresh if ".freq.gates." in key):
-        raise WeightsError(f"{found.path} has no fusion blocks and this model's are not fresh: use a new model")
+        raise WeightsError(f"{result.path} has no fusion blocks and this model's are not fresh: use a new model")
     model.load_state_dict(state, strict=False)
-    parameters = f"{sum(p.numel() for p in model.parameters()):,} parameters from {found.source}"
+    parameters = f"{sum(p.numel() for p in model.parameters()):,} parameters from {result.source}"
     note = "fresh (the result is exactly HAT's)" if fresh else "loaded" if fusion else "none"
-    return f"{found.path.name}: {describe_config(model.config)}, {parameters}, fusion blocks {note}"
+    return f"{result.path.name}: {describe_config(model.config)}, {parameters}, fusion blocks {note}"
 
 
 def preset_name(config: HATConfig) -> str | None:
@@ -258,13 +258,13 @@ def _with_sorted_header(content: bytes) -> bytes:
 def _config(path: Path, metadata: dict[str, str]) -> HATConfig | None:
     """The shape in a file's metadata."""
     try:
-        found = json.loads(metadata.get(CONFIG, "null"))
+        result = json.loads(metadata.get(CONFIG, "null"))
     except ValueError:  # another program's word
         return None
-    if not isinstance(found, dict):
+    if not isinstance(result, dict):
         return None
     try:
-        shape: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in found.items()}
+        shape: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in result.items()}
         return HATConfig(**shape)
     except (ValueError, TypeError, ArithmeticError) as error:
         raise WeightsError(f"{path} describes a network that cannot be built ({error}): get it again") from error
@@ -349,9 +349,9 @@ def _without_prefix(state: StateDict) -> StateDict:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _misfit(found: LoadedWeights, model: HATFreq, optional: set[str]) -> str:
+def _misfit(result: LoadedWeights, model: HATFreq, optional: set[str]) -> str:
     """Why weights do not fit a model, in one sentence; empty if they do."""
-    own, state = model.state_dict(), found.state
+    own, state = model.state_dict(), result.state
     missing = [key for key in own if key not in state and key not in optional]
     foreign = [key for key in state if key not in own]
     reshaped = [key for key in state if key in own and state[key].shape != own[key].shape]
@@ -360,15 +360,19 @@ def _misfit(found: LoadedWeights, model: HATFreq, optional: set[str]) -> str:
         unequal = [key for key in indices if not torch.equal(state[key], own[key])]
         return f"its {unequal[0]} belongs to another window or overlap" if unequal else ""
     try:
-        theirs, ours = asdict(found.shape), asdict(model.config)
+        theirs, own_shape = asdict(result.shape), asdict(model.config)
     except WeightsError as error:
         return str(error)
     if theirs["frequency"] == "none":
-        theirs["frequency"] = ours["frequency"]
+        theirs["frequency"] = own_shape["frequency"]
     # Ratios that give the same overlap are one, as they are to `describe`.
-    ours["overlap_ratio"] = _ratio(model.config.overlapping_size - model.config.window_size, model.config.window_size)
+    own_shape["overlap_ratio"] = _ratio(
+        model.config.overlapping_size - model.config.window_size, model.config.window_size
+    )
     key = sorted(missing + foreign + reshaped, key=lambda name: not name.endswith(".weight"))[0]
-    if differences := [f"{n} is {theirs[n]!r} in the file, {ours[n]!r} here" for n in ours if ours[n] != theirs[n]]:
+    if differences := [
+        f"{n} is {theirs[n]!r} in the file, {own_shape[n]!r} here" for n in own_shape if own_shape[n] != theirs[n]
+    ]:
         return f"{'; '.join(differences)} (first key: {key}); build the model that the file describes"
     more = len(missing) + len(foreign) + len(reshaped) - 1
     kind = "lacks" if key in missing else "has a foreign" if key in foreign else "has another shape of"
@@ -402,7 +406,7 @@ def _depths(state: Mapping[str, Tensor]) -> tuple[int, ...]:
     for key in state:
         if match := re.fullmatch(r"layers\.(\d{1,6})\.residual_group\.blocks\.(\d{1,6})\.attn\.qkv\.weight", key):
             blocks.setdefault(int(match[1]), set()).add(int(match[2]))
-    if sorted(blocks) != list(range(len(blocks))) or any(max(found) >= len(found) for found in blocks.values()):
+    if sorted(blocks) != list(range(len(blocks))) or any(max(result) >= len(result) for result in blocks.values()):
         raise ValueError("groups or blocks are missing between those that it names")
     return tuple(len(blocks[group]) for group in sorted(blocks))
 
@@ -413,8 +417,8 @@ def _confirmed(config: HATConfig, state: Mapping[str, Tensor]) -> HATConfig:
     Raises:
         WeightsError: it is not theirs.
     """
-    claimed, found = _widths(config), _widths(describe(state))
-    if wrong := [name for name in claimed if claimed[name] != found.get(name)]:
+    claimed, result = _widths(config), _widths(describe(state))
+    if wrong := [name for name in claimed if claimed[name] != result.get(name)]:
         raise WeightsError(f"its metadata describes another network than its tensors ({wrong[0]}): get it again")
     return config
 
