@@ -142,11 +142,9 @@ def count_found(
         row: dict[str, object] = {"copy": kind, "planted": len(group)}
         for side, images in sides.items():
             keys = {copy.path: (str(copy.path), str(images[copy.source])) for copy in group}
-            result = {path for path, key in keys.items() if key in pairs and pairs[key].removed}
-            row[f"{side.upper()} known"] = percent(sum(copy.path in result for copy in group), len(group))
-            row[f"{side.upper()} known, second half"] = percent(
-                sum(copy.path in result for copy in second), len(second)
-            )
+            hits = {path for path, key in keys.items() if key in pairs and pairs[key].removed}
+            row[f"{side.upper()} known"] = percent(sum(copy.path in hits for copy in group), len(group))
+            row[f"{side.upper()} known, second half"] = percent(sum(copy.path in hits for copy in second), len(second))
         row["removed, both known"] = percent(sum(str(copy.path) in removed for copy in group), len(group))
         rows.append(row)
     return rows

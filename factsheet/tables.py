@@ -155,17 +155,17 @@ def numbers(facts: Facts, weights: dict[str, Any]) -> str:
 
 def texts() -> dict[str, str]:
     """File name -> LaTeX."""
-    matches = {
+    measured = {
         name: read_result(RESULTS / f"{name}.md") for name in ("quality", "speed_forward_cpu", "speed_count_cpu")
     }
     facts, weights = read_facts(), json.loads(WEIGHTS.read_text(encoding="utf-8"))
-    passes, counts = matches["speed_forward_cpu"], matches["speed_count_cpu"]
+    passes, counts = measured["speed_forward_cpu"], measured["speed_count_cpu"]
     columns = [[row[i] for i in (0, 1, 3, 4, 5, 7, 8, 9)] for row in passes.tables[""]]
     return {
         "numbers": numbers(facts, weights),
         "team": team(facts),
         "stages": stages(),
-        "quality": quality(matches["quality"]),
+        "quality": quality(measured["quality"]),
         "speed": tabular([columns], "lllrrrrr", source(passes.setting)),
         "complexity": tabular([counts.tables[""]], "lrrrrrr", source(counts.setting)),
     }
