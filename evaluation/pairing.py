@@ -8,10 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from image_data.geometry import cut_to_scale
+from image_data.pairs import LR_SUFFIX, partner_stems
 from models.team08_HATFreq.image_io import list_images, read_rgb
 from utils.files import UserError, listed
-
-SUFFIX = "x4"
 
 RGB = NDArray[np.uint8]
 
@@ -87,11 +86,11 @@ def partners(restored: list[Path], folder: Path | None, kind: str) -> dict[Path,
     by_stem: dict[str, list[Path]] = defaultdict(list)
     for path in list_images(folder):
         by_stem[path.stem].append(path)
-    result = {path: [p for stem in _stems(path.stem) for p in by_stem.get(stem, [])] for path in restored}
+    result = {path: [p for stem in partner_stems(path.stem) for p in by_stem.get(stem, [])] for path in restored}
     if missing := [path.name for path, candidates in result.items() if not candidates]:
         raise EvaluationError(
             f"{folder} lacks the {kind} of {len(missing)} of {len(restored)}: {listed(missing)}; "
-            f"partners have the same name, with or without {SUFFIX} or _{SUFFIX} at its end"
+            f"partners have the same name, with or without {LR_SUFFIX} or _{LR_SUFFIX} at its end"
         )
     for path, candidates in result.items():
         if len(candidates) > 1:
@@ -109,9 +108,3 @@ def _refuse_sharing(chosen: dict[Path, Path], kind: str) -> None:
         owners[partner].append(path.name)
     if shared := [f"{' and '.join(names)} (of {p.name})" for p, names in owners.items() if len(names) > 1]:
         raise EvaluationError(f"restored images share a {kind}: {listed(shared)}; keep one of each")
-
-
-def _stems(stem: str) -> list[str]:
-    """The stems that a partner may have: the same, and without the scale at its end."""
-    short = stem.removesuffix(SUFFIX).removesuffix("_")
-    return [stem] if short in ("", stem) else [stem, short]

@@ -75,6 +75,12 @@ def load_pairs(hr: str | Path, lr: str | Path = "") -> list[Pair]:
     return list(PairFiles(hr, lr))
 
 
+def partner_stems(stem: str) -> list[str]:
+    """The stems under which an image is found: its own, and without `x4` or `_x4` at its end."""
+    plain = stem.removesuffix(LR_SUFFIX).removesuffix("_") if stem.endswith(LR_SUFFIX) else ""
+    return [stem, plain] if plain else [stem]
+
+
 def match_lr(images: Sequence[ImageFile], lr_images: Sequence[ImageFile], where: str) -> ImageList:
     """The low-resolution image of each image: named alike, or with `x4` after the name, which is preferred.
 
@@ -86,8 +92,10 @@ def match_lr(images: Sequence[ImageFile], lr_images: Sequence[ImageFile], where:
     """
     for stems in ([image.stem for image in images], [image.stem for image in lr_images]):
         refuse_doubled(stems, f"pairs of {where} are matched by name")
-    by_stem = {image.stem: image for image in lr_images}
-    pairs = [by_stem.get(image.stem + LR_SUFFIX) or by_stem.get(image.stem) for image in images]
+    by_stem: dict[str, ImageFile] = {}
+    for image in sorted(lr_images, key=lambda image: len(image.stem)):  # with x4 last: it is preferred
+        by_stem |= dict.fromkeys(partner_stems(image.stem), image)
+    pairs = [by_stem.get(image.stem) for image in images]
     if missing := [image.name for image, lr_image in zip(images, pairs, strict=True) if lr_image is None]:
         raise DataError(
             f"{where} lacks the low-resolution images of {len(missing)} targets: {listed(missing)}; they are named "
