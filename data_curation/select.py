@@ -64,17 +64,17 @@ def gates(table: pa.Table, removed: set[str], args: argparse.Namespace) -> dict[
     return result
 
 
-def among(table: pa.Table, options: Sequence[str]) -> NDArray[np.bool_]:
+def among(table: pa.Table, sources: Sequence[str]) -> NDArray[np.bool_]:
     """Which rows are images of these folders or lists: the same file, or one of the same bytes.
 
     Args:
         table: name, bytes and sha1 of every row.
-        words: see `expand`.
+        sources: see `expand`.
 
     Raises:
-        DataError, ImageError: a word without images, or an image that cannot be read.
+        DataError, ImageError: a source without images, or an image that cannot be read.
     """
-    images = [image for word in options for image in expand(word)]
+    images = [image for source in sources for image in expand(source)]
     files = {_resolved(image.name) for image in images}
     same = np.array([_resolved(name) in files for name in table["name"].to_pylist()])
     sizes = set(table["bytes"].to_pylist())  # only files of an equal size are read
@@ -137,6 +137,11 @@ def run(args: argparse.Namespace) -> None:
         eligible &= ~held
     place = by_name(table["name"])
     query_names, vectors = _queries_by_name(queries)
+    if not (finite := np.isfinite(vectors).all(1)).all():
+        name = query_names[int(np.argmin(finite))]
+        raise FeaturesError(
+            f"{queries.folder} holds an embedding of {name} that is not finite: embed the queries again"
+        )
     count = min(wanted(args, len(queries)), len(pool))
     nearest = Nearest(len(queries), count, eligible=eligible, place=place) if count else None
     scores, which = score_pool(pool.shards(), len(pool), vectors, nearest)

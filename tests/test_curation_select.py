@@ -250,6 +250,14 @@ def test_a_list_of_duplicates_has_to_cover_the_pool_and_the_queries(tmp_path, ma
     assert listed(tmp_path / "out") == ["/d/a.png"]
 
 
+def test_a_query_that_is_not_finite_is_named(tmp_path, made):
+    vectors = QUERIES.copy()
+    vectors[1, 0] = np.nan
+    write_names(tmp_path / "nan", vectors, ["/q/1.png", "/q/2.png", "/q/3.png"])
+    with pytest.raises(SystemExit, match=r"nan holds an embedding of /q/2\.png"):
+        select.main([*made, "--queries", str(tmp_path / "nan"), "--top_k", "1"])
+
+
 def test_images_that_changed_since_they_were_embedded_are_refused(tmp_path):
     paths = [tmp_path / "a.png", tmp_path / "b.png"]
     for path in paths:
