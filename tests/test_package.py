@@ -38,7 +38,7 @@ def test_the_wheel_holds_the_folder_and_the_weights_and_no_general_name(wheel: P
     about = next(name for name in names if name.endswith("METADATA"))
     needs = [line for line in zipfile.ZipFile(wheel).read(about).decode().splitlines() if "Requires-Dist" in line]
     core = {line.split()[1].split(">")[0] for line in needs if "extra ==" not in line}
-    assert core == {"torch", "numpy", "opencv-python-headless", "timm", "safetensors", "tqdm", "pillow"}
+    assert core == {"torch", "numpy", "opencv-python-headless", "huggingface_hub", "safetensors", "tqdm", "pillow"}
 
 
 @pytest.mark.slow
@@ -54,6 +54,9 @@ def test_the_installed_command_writes_what_test_py_writes(wheel: Path, root: Pat
         [sys.executable, "-c", where], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == "hatfreq"
+    ask = [sys.executable, "-m", "hatfreq", "--version"]
+    told = subprocess.run(ask, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
+    assert told == f"hatfreq {wheel.name.split('-')[1]}\n"
     command = [sys.executable, str(site / "bin" / "hatfreq"), str(lq / "photo.png"), "-o", "photo_x4.png"]
     command += ["--device", "cpu", "--ensemble", "8"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)

@@ -6,6 +6,8 @@
 The folder stands alone: with `model_zoo/team08_HATFreq` it runs inside the organisers' repository.
 """
 
+from importlib.metadata import PackageNotFoundError, version
+
 import torch
 
 if tuple(int(number) for number in torch.__version__.split(".")[:2]) < (2, 5):
@@ -14,6 +16,11 @@ if tuple(int(number) for number in torch.__version__.split(".")[:2]) < (2, 5):
 from .inference import main
 from .layers import set_exportable, set_fused_attention
 from .network import PRESETS, HATConfig, HATFreq, override
+
+try:
+    __version__ = version("hatfreq")
+except PackageNotFoundError:  # a folder in another tree
+    __version__ = "0"
 
 __all__ = [
     "PRESETS",

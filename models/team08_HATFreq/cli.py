@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from . import __version__
 from .folder import RestorationError, passed_over, refuse_inputs, restore_picture, unique_names
 from .image_io import OUTPUT_SUFFIXES, ImageError, check_format, list_images, read_picture, write_picture
 from .inference import HATFreqRestorer, load_restorer
@@ -26,6 +27,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("inputs", nargs="+", type=Path, metavar="IMAGE", help="PNG, JPEG, BMP, TIFF, WebP; or a folder of them")
+    add("--version", action="version", version=f"hatfreq {__version__}")
     add("-o", "--output", type=Path, help="a file for one picture, a folder for several (default: NAME_x4.png beside)")
     add("--ensemble", type=int, choices=(1, 8), default=1, help="8: a little better, eight times as long (default: 1)")
     add("--quality", type=int, default=95, metavar="1-100", help="of JPEG and WebP; 100 is lossless WebP (default: 95)")
