@@ -253,7 +253,7 @@ def run(root: Path, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess
 
 @pytest.mark.slow
 def test_memory_grows_by_the_images_own_size_only(run: Callable[..., subprocess.CompletedProcess[str]]) -> None:
-    """At one tile size, 14 times the pixels cost their samples, the strips that rows of tiles share, and a quarter for
+    """At one tile size, 14 times the pixels cost their samples, the strips that rows of tiles share, and two fifths for
     what decoding (noise does not compress) leaves in the heap; a second copy of the result would be twice as much."""
     peaks = []
     for height, width in ((176, 256), (656, 976)):  # tiles every 80 pixels fit exactly
@@ -261,7 +261,7 @@ def test_memory_grows_by_the_images_own_size_only(run: Callable[..., subprocess.
         assert done.returncode == 0, done.stderr
         peaks.append(int(done.stdout.split()[-1]))
     own, strips = (656 * 976 - 176 * 256) * 3 * 17, 2 * (16 * 4) * (976 - 256) * 4 * 3 * 4
-    assert peaks[1] - peaks[0] < 1.25 * own + strips + 2e6
+    assert peaks[1] - peaks[0] < 1.4 * own + strips + 2e6
 
 
 @pytest.mark.slow
@@ -270,7 +270,7 @@ def test_memory_grows_by_the_images_own_size_only(run: Callable[..., subprocess.
 def test_a_small_budget_that_the_system_enforces_suffices(
     run: Callable[..., subprocess.CompletedProcess[str]], precision: str
 ) -> None:
-    """Told that 240 MB are free and given no byte more, it ends with the result: 90 MB are stacks and first passes."""
+    """Told that 240 MB are free and given no byte more, it ends with the result."""
     done = run(400, 600, "--precision", precision, limit=240 * 10**6)
     assert done.returncode == 0, done.stderr
     assert "1 image restored" in done.stdout

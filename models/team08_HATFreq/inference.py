@@ -33,6 +33,7 @@ USABLE = 0.8  # of the free memory: the rest is for fragmentation and other prog
 SMALLEST_TILE = 32
 OVERLAP = 32  # of tiles, where none is asked for
 MOST_TILES = 8  # at once, on a GPU
+STARTING = 80_000_000  # bytes on a CPU for the stacks of threads and what libraries keep of their first passes
 LARGEST_TILE = 512  # on the CPU: larger ones are no faster there, and the memory is everybody's
 IN_FLIGHT = 2  # images, with their results, in memory at one time: one is restored, others are read and written
 
@@ -116,7 +117,7 @@ class HATFreqRestorer:
         if tile is None:
             if self.free is None:  # asked once: what a run has freed is not always given back to the system
                 self.free = available_memory(self.device)
-            images = 0 if self.device.type == "cuda" else IN_FLIGHT * rgb.nbytes * (1 + self.scale**2)
+            images = 0 if self.device.type == "cuda" else IN_FLIGHT * rgb.nbytes * (1 + self.scale**2) + STARTING
             most = LARGEST_TILE if self.device.type == "cpu" else max(rgb.shape[:2])
             tile = choose_tile(
                 rgb.shape[0], rgb.shape[1], self.overlap, self.free - images, self._bytes_a_pixel(), most
